@@ -1,0 +1,148 @@
+//! What settling, dropping, rewinding and revoking mean for the offsets that are committed.
+
+use super::*;
+
+fn name(partition: i32) -> TopicPartition {
+    TopicPartition { topic: "orders".into(), partition }
+}
+
+fn offsets(moved: Vec<(TopicPartition, i64)>) -> Vec<(i32, i64)> {
+    moved.into_iter().map(|(name, offset)| (name.partition, offset)).collect()
+}
+
+#[test]
+fn a_settled_batch_moves_the_commit_and_only_once() {
+    let acks = Acks::new();
+    let slot = acks.assign(name(0), Some(0));
+    acks.dispatch(slot, 0, 10, 10).unwrap().settle();
+    assert_eq!(offsets(acks.take_committable(None)), [(0, 10)]);
+    assert_eq!(offsets(acks.take_committable(None)), []);
+}
+
+#[test]
+fn a_dropped_token_rewinds_to_the_first_offset_owed() {
+    let acks = Acks::new();
+    let slot = acks.assign(name(0), Some(0));
+    acks.dispatch(slot, 0, 10, 10).unwrap().settle();
+    let kept = acks.dispatch(slot, 10, 20, 10).unwrap();
+    drop(acks.dispatch(slot, 20, 30, 10).unwrap());
+    let rewinds = acks.take_rewinds();
+    assert_eq!(rewinds.len(), 1);
+    assert_eq!(rewinds[0].from, Some(10));
+    assert!(!kept.is_current());
+    kept.settle();
+    assert_eq!(acks.settled_late(), 1);
+    assert_eq!(offsets(acks.take_committable(None)), [(0, 10)], "a late settlement commits nothing");
+}
+
+#[test]
+fn nothing_is_dispatched_between_a_rewind_and_its_end() {
+    let acks = Acks::new();
+    let slot = acks.assign(name(0), Some(0));
+    drop(acks.dispatch(slot, 0, 5, 5));
+    let rewind = acks.take_rewinds().remove(0);
+    assert!(acks.dispatch(slot, 5, 9, 4).is_none(), "the old life is over");
+    assert!(acks.dispatch(rewind.slot, 5, 9, 4).is_none(), "the new one has not begun");
+    acks.rewound(rewind.slot);
+    acks.dispatch(rewind.slot, 0, 5, 5).unwrap().settle();
+    assert_eq!(offsets(acks.take_committable(None)), [(0, 5)]);
+}
+
+#[test]
+fn rewinds_without_progress_are_counted_and_progress_ends_the_count() {
+    let acks = Acks::new();
+    let mut slot = acks.assign(name(0), Some(0));
+    for expected in 1..=3 {
+        drop(acks.dispatch(slot, 0, 5, 5));
+        let rewind = acks.take_rewinds().remove(0);
+        assert_eq!(rewind.without_progress, expected);
+        acks.rewound(rewind.slot);
+        slot = rewind.slot;
+    }
+    acks.dispatch(slot, 0, 5, 5).unwrap().settle();
+    drop(acks.dispatch(slot, 5, 6, 1));
+    assert_eq!(acks.take_rewinds()[0].without_progress, 1);
+}
+
+#[test]
+fn an_ack_after_the_revoke_commits_nothing() {
+    let acks = Acks::new();
+    let slot = acks.assign(name(0), Some(0));
+    acks.dispatch(slot, 0, 10, 10).unwrap().settle();
+    let late = acks.dispatch(slot, 10, 20, 10).unwrap();
+    let mut committed = Vec::new();
+    acks.revoke(&[slot], |moved| committed = offsets(moved));
+    assert_eq!(committed, [(0, 10)]);
+    late.settle();
+    assert_eq!(acks.settled_late(), 1);
+    assert!(acks.slots().is_empty());
+}
+
+#[test]
+fn a_partition_that_comes_back_does_not_hear_of_its_former_life() {
+    let acks = Acks::new();
+    let first = acks.assign(name(0), Some(0));
+    let late = acks.dispatch(first, 0, 10, 10).unwrap();
+    acks.revoke(&[first], |_| ());
+    let second = acks.assign(name(0), Some(0));
+    let token = acks.dispatch(second, 0, 10, 10).unwrap();
+    drop(late);
+    assert!(acks.take_rewinds().is_empty(), "a token of the former life rewinds nothing");
+    token.settle();
+    assert_eq!(offsets(acks.take_committable(None)), [(0, 10)]);
+}
+
+#[test]
+fn a_drain_ends_with_the_last_settlement() {
+    let acks = Acks::new();
+    let slot = acks.assign(name(0), Some(0));
+    let token = acks.dispatch(slot, 0, 10, 10).unwrap();
+    acks.stop_dispatch(&[slot]);
+    assert!(acks.dispatch(slot, 10, 11, 1).is_none());
+    let now = std::time::Instant::now();
+    assert_eq!(acks.drained(&[slot], now), [slot], "the deadline names who still owes");
+    let settler = std::thread::spawn(move || token.settle());
+    assert!(acks.drained(&[slot], now + Duration::from_secs(60)).is_empty());
+    settler.join().unwrap();
+}
+
+#[test]
+fn a_head_that_does_not_move_is_reported_with_its_offset() {
+    let acks = Acks::new();
+    let slot = acks.assign(name(3), Some(0));
+    let _owed = acks.dispatch(slot, 7, 9, 2).unwrap();
+    assert!(acks.stuck(Duration::ZERO).is_empty(), "first seen now");
+    let stuck = loop {
+        let stuck = acks.stuck(Duration::ZERO);
+        if !stuck.is_empty() {
+            break stuck;
+        }
+    };
+    assert_eq!((stuck[0].name.partition, stuck[0].first), (3, 7));
+}
+
+#[test]
+fn a_failed_commit_is_due_again() {
+    let acks = Acks::new();
+    let slot = acks.assign(name(0), Some(0));
+    acks.dispatch(slot, 0, 10, 10).unwrap().settle();
+    assert_eq!(offsets(acks.take_committable(None)), [(0, 10)]);
+    acks.commit_failed(&[name(0)]);
+    assert_eq!(offsets(acks.take_committable(None)), [(0, 10)]);
+}
+
+#[test]
+fn counts_of_resolved_ranges_add_up_over_rewinds_and_revokes() {
+    let acks = Acks::new();
+    let slot = acks.assign(name(0), Some(0));
+    let token = acks.dispatch(slot, 0, 10, 10).unwrap();
+    token.decided(4, 1);
+    token.settle();
+    drop(acks.dispatch(slot, 10, 20, 10));
+    let rewind = acks.take_rewinds().remove(0);
+    acks.rewound(rewind.slot);
+    acks.dispatch(rewind.slot, 10, 20, 10).unwrap().settle();
+    acks.revoke(&[rewind.slot], |_| ());
+    let counts = acks.counts();
+    assert_eq!((counts.read, counts.filtered, counts.dead_lettered, counts.delivered()), (20, 4, 1, 15));
+}

@@ -1,0 +1,13 @@
+//! Anabranch reads Kafka topics, lets WebAssembly components decide what becomes of each record, and delivers to sinks.
+//!
+//! The modules stand in the order of a record's way; `pipeline` shows the whole of it on one screen.
+
+pub mod ack;
+pub mod batch;
+pub mod dead;
+pub mod observe;
+pub mod output;
+pub mod schemas;
+pub mod sink;
+pub mod stop;
+pub mod value;

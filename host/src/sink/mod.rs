@@ -1,0 +1,180 @@
+//! Sinks: where records go to. A sink is one task that takes pieces and settles each when what it holds is durable.
+//!
+//! Invariant: a piece's token is settled only after its outputs are durable at the sink, or given up as dead letters.
+//! A sink that cannot write now waits (and says so); it never drops.
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, watch};
+
+use crate::ack::{Slot, Token};
+use crate::dead::DeadLetters;
+use crate::observe::SinkMetrics;
+use crate::output::{Outputs, View};
+
+/// One sink's outputs of one batch, and what it owes for them.
+#[derive(Debug)]
+pub struct Piece {
+    /// The outputs of the batch, for all sinks; let go of it as soon as its bytes are not needed any more: it holds the batch's
+    /// share of the byte budget.
+    pub outputs: Arc<Outputs>,
+    /// Which of them are this sink's, ascending positions in `outputs.list`; `None`: all.
+    pub members: Option<Vec<u32>>,
+    /// Settle it when all of them are durable or given up.
+    pub token: Token,
+}
+
+impl Piece {
+    /// This sink's outputs, in the partition's order.
+    pub fn iter(&self) -> impl Iterator<Item = View<'_>> {
+        let all = self.members.is_none();
+        let listed = self.members.as_deref().unwrap_or_default();
+        let every = (0..if all { self.outputs.list.len() as u32 } else { 0 }).chain(listed.iter().copied());
+        every.map(|index| self.outputs.view(index as usize))
+    }
+
+    /// How many outputs it has.
+    pub fn len(&self) -> usize {
+        self.members.as_ref().map_or(self.outputs.list.len(), Vec::len)
+    }
+
+    /// Whether it has none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// What reaches a sink's task.
+#[derive(Debug)]
+pub enum Message {
+    /// Outputs to write.
+    Piece(Piece),
+    /// The partition left or is read again: what the sink holds of this life of it will never settle.
+    Abandon(Slot),
+}
+
+/// The pieces for one sink of one route. Closed and empty: everything has come, finish and return.
+///
+/// It has no bound of its own: what waits in it holds the byte budget of the route.
+#[derive(Debug)]
+pub struct Inbox {
+    messages: mpsc::UnboundedReceiver<Message>,
+    urgent: watch::Receiver<u32>,
+}
+
+/// The other end of an [`Inbox`].
+#[derive(Debug, Clone)]
+pub struct Outbox(mpsc::UnboundedSender<Message>);
+
+/// Tells all sinks of a route to make durable what they hold as soon as they can, without waiting for more: a partition is about
+/// to leave, or the route ends.
+#[derive(Debug)]
+pub struct Urgency(watch::Sender<u32>);
+
+impl Urgency {
+    /// Nothing is urgent.
+    pub fn new() -> Self {
+        Urgency(watch::Sender::new(0))
+    }
+
+    /// Urgent from now on, until [`Urgency::lower`] was called as often.
+    pub fn raise(&self) {
+        self.0.send_modify(|count| *count += 1);
+    }
+
+    /// See [`Urgency::raise`].
+    pub fn lower(&self) {
+        self.0.send_modify(|count| *count = count.saturating_sub(1));
+    }
+
+    /// An inbox that hears of it.
+    pub fn inbox(&self) -> (Outbox, Inbox) {
+        let (sender, messages) = mpsc::unbounded_channel();
+        (Outbox(sender), Inbox { messages, urgent: self.0.subscribe() })
+    }
+}
+
+impl Default for Urgency {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Outbox {
+    /// Hands a message over. A sink that is gone drops it: its token rewinds the partition, and the route is stopping anyway.
+    pub fn send(&self, message: Message) {
+        let _ = self.0.send(message);
+    }
+}
+
+impl Inbox {
+    /// The next message; `None`: the route ends, nothing more will come. Cancel safe.
+    pub async fn next(&mut self) -> Option<Message> {
+        self.messages.recv().await
+    }
+
+    /// A message that is there already.
+    pub fn try_next(&mut self) -> Option<Message> {
+        self.messages.try_recv().ok()
+    }
+
+    /// Whether the sink should make durable what it holds without waiting for more.
+    pub fn is_urgent(&self) -> bool {
+        *self.urgent.borrow() > 0
+    }
+
+    /// Returns as soon as it is urgent. Cancel safe.
+    pub async fn urgent(&mut self) {
+        if self.urgent.wait_for(|count| *count > 0).await.is_err() {
+            // Nobody can raise it any more; the inbox is about to close.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// What a sink needs beside its own configuration.
+#[derive(Debug, Clone)]
+pub struct Surroundings {
+    /// Name of the route.
+    pub route: Arc<str>,
+    /// Name of the sink.
+    pub sink: Arc<str>,
+    /// Consumer group of the route: part of idempotency keys and ledgers.
+    pub group: Arc<str>,
+    /// Digest of what decides about records (components, their configuration, routing): for ledgers.
+    pub decision: Arc<str>,
+    /// Where given-up outputs go.
+    pub dead: DeadLetters,
+    /// Counters of this sink.
+    pub metrics: SinkMetrics,
+}
+
+/// Why a sink stops its route.
+#[derive(Debug, thiserror::Error)]
+pub enum SinkError {
+    /// The user has to change something; retrying cannot help.
+    #[error("sink {sink:?}: {reason}")]
+    Configuration {
+        /// Name of the sink.
+        sink: Arc<str>,
+        /// What is wrong, and the remedy.
+        reason: String,
+    },
+    /// The sink's place is not usable: another writer, a restored table, a refused login.
+    #[error("sink {sink:?}: {reason}")]
+    Environment {
+        /// Name of the sink.
+        sink: Arc<str>,
+        /// What is wrong, and the remedy.
+        reason: String,
+    },
+}
+
+/// What kind of sink it is and how it works: one implementation per kind.
+pub trait Sink: Send + 'static {
+    /// Takes pieces until the inbox closes, makes all of them durable, settles them, and returns.
+    ///
+    /// # Errors
+    /// Only for what waiting cannot mend; the route stops with it.
+    fn run(self, inbox: Inbox) -> impl Future<Output = Result<(), SinkError>> + Send;
+}
