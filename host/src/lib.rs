@@ -9,5 +9,6 @@ pub mod observe;
 pub mod output;
 pub mod schemas;
 pub mod sink;
+pub mod source;
 pub mod stop;
 pub mod value;

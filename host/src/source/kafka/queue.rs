@@ -1,0 +1,205 @@
+//! Batched reads from librdkafka: one queue of ours that the queues of all partitions are forwarded to.
+//!
+//! Invariant: every message that librdkafka hands over is destroyed exactly once, and the queue is destroyed before its client
+//! (the consumer that made it is kept until then). This is one of the two modules that may be `unsafe`: the safe API of rdkafka
+//! reads one message a call, which costs half as much again per record.
+
+#![allow(unsafe_code)]
+
+use std::ffi::{CStr, CString};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::types::RDKafkaErrorCode;
+use rdkafka_sys as sys;
+
+/// Most messages that one call takes.
+pub const MESSAGES_MAX: usize = 1024;
+
+/// A queue of librdkafka that partitions are forwarded to. It may be shared between threads: librdkafka locks its queues.
+pub struct Queue<C: ConsumerContext + 'static> {
+    queue: *mut sys::rd_kafka_queue_t,
+    consumer: Arc<BaseConsumer<C>>,
+}
+
+// SAFETY: `rd_kafka_queue_t` is a handle to a queue with a lock of its own; the functions used here may be called from any thread.
+unsafe impl<C: ConsumerContext + 'static> Send for Queue<C> {}
+// SAFETY: as above.
+unsafe impl<C: ConsumerContext + 'static> Sync for Queue<C> {}
+
+/// Where a message comes from, comparable without looking at the topic's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Origin {
+    /// Identity of librdkafka's topic handle; it stays the same while the topic is assigned.
+    pub topic: usize,
+    /// Number of the partition; -1 for errors that concern no partition.
+    pub partition: i32,
+}
+
+/// One thing that was read.
+pub enum Item<'a> {
+    /// A record.
+    Record(Record<'a>),
+    /// The consumer stands at the end of the partition: the next offset will be `position`.
+    End {
+        /// Name of the topic.
+        topic: &'a str,
+        /// Offset behind all records and control records that can be read now.
+        position: i64,
+    },
+    /// An error that librdkafka reports through the queue.
+    Error {
+        /// Name of the topic, empty where the error concerns none.
+        topic: &'a str,
+        /// Which error.
+        code: RDKafkaErrorCode,
+        /// Librdkafka's words.
+        reason: String,
+    },
+}
+
+/// A record in librdkafka's memory.
+pub struct Record<'a> {
+    message: &'a sys::rd_kafka_message_t,
+}
+
+impl<C: ConsumerContext + 'static> Queue<C> {
+    /// A new queue of the consumer's client.
+    pub fn new(consumer: Arc<BaseConsumer<C>>) -> Self {
+        // SAFETY: the client is alive while `consumer` is; the queue is destroyed in `drop`, before `consumer` is let go.
+        let queue = unsafe { sys::rd_kafka_queue_new(consumer.client().native_ptr()) };
+        Queue { queue, consumer }
+    }
+
+    /// Lets the records of a partition arrive here. Call it at every assign: librdkafka forgets it when a partition stops.
+    pub fn forward(&self, topic: &str, partition: i32) {
+        let Ok(topic) = CString::new(topic) else { return };
+        // SAFETY: the client is alive; the partition's queue handle is owned here and destroyed after use, which only drops the
+        // handle's reference, not the forwarding.
+        unsafe {
+            let from = sys::rd_kafka_queue_get_partition(self.consumer.client().native_ptr(), topic.as_ptr(), partition);
+            if !from.is_null() {
+                sys::rd_kafka_queue_forward(from, self.queue);
+                sys::rd_kafka_queue_destroy(from);
+            }
+        }
+    }
+
+    /// Takes up to `messages_max` messages (at most [`MESSAGES_MAX`]) that arrive within `timeout`, in order of each partition, and
+    /// hands each to `take`. Returns how many there were.
+    pub fn read(&self, messages_max: usize, timeout: Duration, mut take: impl FnMut(Origin, Item<'_>)) -> usize {
+        let mut messages = [std::ptr::null_mut::<sys::rd_kafka_message_t>(); MESSAGES_MAX];
+        let timeout_ms = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
+        let size = messages_max.clamp(1, MESSAGES_MAX);
+        // SAFETY: the array has room for `size` pointers; librdkafka fills in as many as it returns.
+        let count = unsafe { sys::rd_kafka_consume_batch_queue(self.queue, timeout_ms, messages.as_mut_ptr(), size) };
+        let count = usize::try_from(count).unwrap_or(0);
+        for message in &messages[..count] {
+            let owned = Owned(*message);
+            // SAFETY: librdkafka returned this pointer just now and it is valid until it is destroyed, at the end of the turn.
+            let message = unsafe { &*owned.0 };
+            let origin = Origin { topic: message.rkt as usize, partition: message.partition };
+            take(origin, item(message));
+        }
+        count
+    }
+}
+
+impl<C: ConsumerContext + 'static> Drop for Queue<C> {
+    fn drop(&mut self) {
+        // SAFETY: the queue was made in `new` and is destroyed once; the client is still alive.
+        unsafe { sys::rd_kafka_queue_destroy(self.queue) }
+    }
+}
+
+/// A message that is destroyed when it goes out of scope.
+struct Owned(*mut sys::rd_kafka_message_t);
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        // SAFETY: the pointer came from librdkafka and nobody else destroys it.
+        unsafe { sys::rd_kafka_message_destroy(self.0) }
+    }
+}
+
+fn item(message: &sys::rd_kafka_message_t) -> Item<'_> {
+    let topic = topic_name(message);
+    match RDKafkaErrorCode::from(message.err) {
+        RDKafkaErrorCode::NoError => Item::Record(Record { message }),
+        RDKafkaErrorCode::PartitionEOF => Item::End { topic, position: message.offset },
+        code => {
+            // SAFETY: for an error message this is a valid, terminated string (or null) as long as the message lives.
+            let text = unsafe { sys::rd_kafka_message_errstr(message) };
+            // SAFETY: as above.
+            let reason = if text.is_null() { String::new() } else { unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned() };
+            Item::Error { topic, code, reason }
+        }
+    }
+}
+
+fn topic_name(message: &sys::rd_kafka_message_t) -> &str {
+    if message.rkt.is_null() {
+        return "";
+    }
+    // SAFETY: the topic handle is kept alive by the message; its name is a terminated string.
+    unsafe { CStr::from_ptr(sys::rd_kafka_topic_name(message.rkt)) }.to_str().unwrap_or_default()
+}
+
+fn bytes<'a>(start: *const std::ffi::c_void, length: usize) -> Option<&'a [u8]> {
+    if start.is_null() {
+        return None;
+    }
+    // SAFETY: librdkafka gives a pointer to `length` bytes that live as long as the message; callers bind the lifetime to it.
+    Some(unsafe { std::slice::from_raw_parts(start.cast::<u8>(), length) })
+}
+
+impl<'a> Record<'a> {
+    /// Name of the topic.
+    pub fn topic(&self) -> &'a str {
+        topic_name(self.message)
+    }
+
+    /// Offset.
+    pub fn offset(&self) -> i64 {
+        self.message.offset
+    }
+
+    /// Milliseconds since 1970-01-01T00:00Z; -1: none.
+    pub fn timestamp(&self) -> i64 {
+        let mut kind = sys::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
+        // SAFETY: the message is valid; `kind` is a valid place to write to.
+        unsafe { sys::rd_kafka_message_timestamp(self.message, &mut kind) }
+    }
+
+    /// Key; `None`: null.
+    pub fn key(&self) -> Option<&'a [u8]> {
+        bytes(self.message.key, self.message.key_len)
+    }
+
+    /// Value; `None`: null, a tombstone.
+    pub fn value(&self) -> Option<&'a [u8]> {
+        bytes(self.message.payload, self.message.len)
+    }
+
+    /// Hands each header to `take`, in order. Returns how many there were.
+    pub fn headers(&self, mut take: impl FnMut(&[u8], Option<&[u8]>)) -> usize {
+        let mut headers = std::ptr::null_mut();
+        // SAFETY: the message is valid; on success `headers` points to headers that live as long as the message.
+        if unsafe { sys::rd_kafka_message_headers(self.message, &mut headers) } != sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
+            return 0;
+        }
+        let mut index = 0;
+        loop {
+            let (mut name, mut value, mut size) = (std::ptr::null(), std::ptr::null(), 0);
+            // SAFETY: the three places are valid to write to; librdkafka answers an error behind the last header.
+            let answer = unsafe { sys::rd_kafka_header_get_all(headers, index, &mut name, &mut value, &mut size) };
+            if answer != sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
+                return index;
+            }
+            // SAFETY: a header's name is a terminated string that lives as long as the message.
+            take(unsafe { CStr::from_ptr(name) }.to_bytes(), bytes(value, size));
+            index += 1;
+        }
+    }
+}
