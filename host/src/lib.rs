@@ -5,8 +5,10 @@
 pub mod ack;
 pub mod batch;
 pub mod dead;
+pub mod decode;
 pub mod observe;
 pub mod output;
+pub mod route;
 pub mod schemas;
 pub mod sink;
 pub mod source;

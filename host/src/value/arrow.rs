@@ -1,0 +1,786 @@
+//! Values into Arrow columns, for tables.
+//!
+//! Invariant: a row is appended whole or not at all. What a table's types cannot hold (a schema within itself, a union of several
+//! types) becomes JSON text, never an error; which columns those are stands in their field's metadata.
+
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, BinaryArray, BooleanArray, Date32Array, Decimal128Array, Float32Array, Float64Array, Int32Array, Int64Array,
+    ListArray, MapArray, RecordBatch, StringArray, StructArray, TimestampMicrosecondArray,
+};
+use arrow::buffer::{BooleanBuffer, Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
+use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema as ArrowSchema, TimeUnit};
+
+use super::avro::{self, Cursor};
+use super::json::{JsonOptions, Writer as JsonWriter};
+use super::schema::{Logical, Node, NodeId, Schema, Shape, look_through};
+use super::walk::Scalar;
+use super::{DecodeError, Format, Value, text};
+
+/// Key of the field metadata that marks a column of JSON text.
+pub const JSON_TEXT: &str = "anabranch.json";
+
+/// Name of the one column of a schema that is no record.
+pub const VALUE_COLUMN: &str = "value";
+
+/// A record that a table cannot take.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unfit {
+    /// The bytes are not what their schema says.
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+    /// A column cannot hold the value.
+    #[error("column {column:?}: {reason}")]
+    Column {
+        /// Name of the column, path joined by dots.
+        column: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+fn unfit(column: &str, reason: impl Into<String>) -> Unfit {
+    Unfit::Column { column: column.to_owned(), reason: reason.into() }
+}
+
+impl Unfit {
+    fn within(self, name: &str) -> Unfit {
+        match self {
+            Unfit::Decode(error) => Unfit::Decode(error.within(name)),
+            Unfit::Column { column, reason } if column.is_empty() => Unfit::Column { column: name.to_owned(), reason },
+            Unfit::Column { column, reason } => Unfit::Column { column: format!("{name}.{column}"), reason },
+        }
+    }
+}
+
+/// The columns of a table that holds the values of an Avro schema: the fields of a record, or one column `value`.
+pub fn table_fields(schema: &Schema) -> Vec<FieldRef> {
+    let nodes = schema.nodes();
+    if nodes.is_empty() {
+        return Vec::new();
+    }
+    match &nodes[look_through(nodes, 0).0 as usize].shape {
+        Shape::Record(fields) => fields.iter().map(|field| table_field(nodes, &field.name, field.node, 1)).collect(),
+        _ => vec![table_field(nodes, VALUE_COLUMN, 0, 0)],
+    }
+}
+
+fn table_field(nodes: &[Node], name: &str, at: NodeId, depth: usize) -> FieldRef {
+    let (inner, nullable) = look_through(nodes, at);
+    let (data_type, json) = table_type(nodes, inner, depth);
+    let field = Field::new(name, data_type, nullable);
+    Arc::new(if json { field.with_metadata([(JSON_TEXT.to_owned(), "true".to_owned())].into()) } else { field })
+}
+
+/// The table's type for a node, and whether it is JSON text in its place.
+fn table_type(nodes: &[Node], at: NodeId, depth: usize) -> (DataType, bool) {
+    let node = &nodes[at as usize];
+    let plain = match (&node.shape, node.logical) {
+        (_, Logical::Decimal { precision, scale }) if precision <= 38 && scale <= precision as i64 && scale >= 0 => {
+            DataType::Decimal128(precision as u8, scale as i8)
+        }
+        (_, Logical::Decimal { .. } | Logical::BigDecimal | Logical::Uuid | Logical::Time(_) | Logical::Duration) => DataType::Utf8,
+        (_, Logical::Date) => DataType::Date32,
+        (_, Logical::Timestamp(_, true)) => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
+        // Tables without the feature for timestamps of no zone cannot have them as a type.
+        (_, Logical::Timestamp(_, false)) => DataType::Utf8,
+        (Shape::Boolean, _) => DataType::Boolean,
+        (Shape::Int, _) => DataType::Int32,
+        (Shape::Long, _) => DataType::Int64,
+        (Shape::Float, _) => DataType::Float32,
+        (Shape::Double, _) => DataType::Float64,
+        (Shape::Bytes | Shape::Fixed(_), _) => DataType::Binary,
+        (Shape::String | Shape::Enum(_), _) => DataType::Utf8,
+        _ if node.recursive || depth > super::DEPTH_MAX / 2 => return (DataType::Utf8, true),
+        (Shape::Record(fields), _) if !fields.is_empty() => {
+            DataType::Struct(fields.iter().map(|field| table_field(nodes, &field.name, field.node, depth + 1)).collect())
+        }
+        (Shape::Array(item), _) => DataType::List(table_field(nodes, "element", *item, depth + 1)),
+        (Shape::Map(value), _) => {
+            let entries =
+                Fields::from(vec![Arc::new(Field::new("key", DataType::Utf8, false)), table_field(nodes, "value", *value, depth + 1)]);
+            DataType::Map(Arc::new(Field::new("key_value", DataType::Struct(entries), false)), false)
+        }
+        // A record without fields, a null, a union of several types.
+        _ => return (DataType::Utf8, true),
+    };
+    (plain, false)
+}
+
+fn is_json(field: &Field) -> bool {
+    field.metadata().contains_key(JSON_TEXT)
+}
+
+/// How the values of one schema become rows of one list of columns. Columns that the schema has not are null; fields without a
+/// column are passed over.
+#[derive(Debug)]
+pub struct Appender(How);
+
+#[derive(Debug)]
+enum How {
+    /// Value of a record: for each of its fields the column and how to fill it.
+    Record { record: NodeId, fields: Vec<Option<(usize, Plan)>> },
+    /// Value that is no record.
+    Single(Plan),
+    /// JSON, by name.
+    Json,
+}
+
+#[derive(Debug)]
+enum Plan {
+    /// As the builder of the column's type takes the scalar.
+    Scalar,
+    /// The node as JSON text.
+    Json,
+    Struct(Vec<Option<(usize, Plan)>>),
+    List(Box<Plan>),
+    Map(Box<Plan>),
+}
+
+impl Appender {
+    /// How values of an Avro schema become rows of `target`.
+    ///
+    /// # Errors
+    /// Where a column of the same name has a type that cannot hold the field.
+    pub fn new(schema: &Schema, target: &[FieldRef]) -> Result<Appender, Unfit> {
+        let nodes = schema.nodes();
+        if nodes.is_empty() {
+            return Ok(Appender(How::Json));
+        }
+        let record = look_through(nodes, 0).0;
+        match &nodes[record as usize].shape {
+            Shape::Record(_) => Ok(Appender(How::Record { record, fields: plan_fields(nodes, record, target)? })),
+            _ => {
+                let column = target.iter().find(|field| field.name() == VALUE_COLUMN);
+                let column = column.ok_or_else(|| unfit(VALUE_COLUMN, "a value that is no record needs a column of this name"))?;
+                Ok(Appender(How::Single(plan(nodes, 0, column).map_err(|error| error.within(VALUE_COLUMN))?)))
+            }
+        }
+    }
+
+    /// How JSON objects become rows: by the names of the columns.
+    pub fn json() -> Appender {
+        Appender(How::Json)
+    }
+}
+
+fn plan_fields(nodes: &[Node], record: NodeId, target: &[FieldRef]) -> Result<Vec<Option<(usize, Plan)>>, Unfit> {
+    let Shape::Record(fields) = &nodes[record as usize].shape else { return Ok(Vec::new()) };
+    let planned = fields.iter().map(|field| {
+        let Some(index) = target.iter().position(|column| *column.name() == field.name) else { return Ok(None) };
+        let plan = plan(nodes, field.node, &target[index]).map_err(|error| error.within(&field.name))?;
+        Ok(Some((index, plan)))
+    });
+    planned.collect()
+}
+
+fn plan(nodes: &[Node], at: NodeId, column: &Field) -> Result<Plan, Unfit> {
+    if is_json(column) {
+        return Ok(Plan::Json);
+    }
+    let (inner, _) = look_through(nodes, at);
+    let node = &nodes[inner as usize];
+    let misfit = || {
+        let own = table_type(nodes, inner, 0).0;
+        Err(unfit("", format!("it is {} in the table, the record's schema has {}", column.data_type(), own)))
+    };
+    match (&node.shape, column.data_type()) {
+        (Shape::Null, _) => Ok(Plan::Scalar),
+        (Shape::Record(_), DataType::Struct(fields)) => Ok(Plan::Struct(plan_fields(nodes, inner, fields)?)),
+        (Shape::Array(item), DataType::List(element)) => Ok(Plan::List(Box::new(plan(nodes, *item, element)?))),
+        (Shape::Map(value), DataType::Map(entries, _)) => match entries.data_type() {
+            DataType::Struct(fields) if fields.len() == 2 => Ok(Plan::Map(Box::new(plan(nodes, *value, &fields[1])?))),
+            _ => misfit(),
+        },
+        // A column of text takes what has become a container as JSON.
+        (Shape::Record(_) | Shape::Array(_) | Shape::Map(_) | Shape::Union(_), DataType::Utf8) => Ok(Plan::Json),
+        (Shape::Record(_) | Shape::Array(_) | Shape::Map(_) | Shape::Union(_), _) => misfit(),
+        (_, wanted) => {
+            let own = table_type(nodes, inner, 0).0;
+            let widens = match (&own, wanted) {
+                (own, wanted) if own == wanted => true,
+                (DataType::Int32, DataType::Int64 | DataType::Float64) => true,
+                (DataType::Float32, DataType::Float64) => true,
+                // Whether the number fits shows in each value.
+                (DataType::Int64, DataType::Int32) => true,
+                (DataType::Decimal128(..), DataType::Decimal128(..)) => true,
+                (DataType::Int32 | DataType::Int64, DataType::Decimal128(..)) => true,
+                (own, DataType::Utf8) => *own != DataType::Binary,
+                _ => false,
+            };
+            if widens { Ok(Plan::Scalar) } else { misfit() }
+        }
+    }
+}
+
+/// Rows that are being built, for one list of columns.
+#[derive(Debug)]
+pub struct Rows {
+    fields: Vec<FieldRef>,
+    builders: Vec<Builder>,
+    rows: usize,
+    json: JsonOptions,
+}
+
+impl Rows {
+    /// No row yet.
+    ///
+    /// # Errors
+    /// Where a column has a type that nothing is made into.
+    pub fn new(fields: &[FieldRef]) -> Result<Rows, Unfit> {
+        let builders = fields.iter().map(|field| Builder::new(field)).collect::<Result<_, _>>()?;
+        Ok(Rows { fields: fields.to_vec(), builders, rows: 0, json: JsonOptions::default() })
+    }
+
+    /// How many rows there are.
+    pub fn len(&self) -> usize {
+        self.rows
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.rows == 0
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        self.builders.iter().map(Builder::bytes).sum()
+    }
+
+    /// Appends a value as a row.
+    ///
+    /// # Errors
+    /// Where the bytes are not what their schema says, or a column cannot hold the value; nothing is appended then.
+    pub fn append(&mut self, appender: &Appender, value: Value<'_>) -> Result<(), Unfit> {
+        match self.fill(appender, value).and_then(|()| self.end_row()) {
+            Ok(()) => {
+                self.rows += 1;
+                Ok(())
+            }
+            Err(error) => {
+                let rows = self.rows;
+                self.builders.iter_mut().for_each(|builder| builder.truncate(rows));
+                Err(error)
+            }
+        }
+    }
+
+    fn fill(&mut self, appender: &Appender, value: Value<'_>) -> Result<(), Unfit> {
+        match &appender.0 {
+            How::Record { record, fields } => {
+                let schema = value.schema.ok_or_else(|| DecodeError::new(0, "Avro without a schema"))?;
+                let nodes = schema.nodes();
+                let mut cursor = Cursor::new(value.bytes);
+                let mut at = 0;
+                // A nullable record: null is a row of nulls.
+                if let Shape::Union(branches) = &nodes[0].shape {
+                    at = branches[cursor.index(branches.len(), "branch")?];
+                }
+                if at == *record {
+                    let Shape::Record(names) = &nodes[at as usize].shape else { return Ok(()) };
+                    for (field, planned) in names.iter().zip(fields) {
+                        match planned {
+                            None => avro::skip(nodes, field.node, &mut cursor, 1).map_err(|error| error.within(&field.name))?,
+                            Some((index, plan)) => self.builders[*index]
+                                .avro(nodes, field.node, plan, &mut cursor, &self.json, 1)
+                                .map_err(|error| error.within(&field.name))?,
+                        }
+                    }
+                }
+                Ok(cursor.finish()?)
+            }
+            How::Single(plan) => {
+                let schema = value.schema.ok_or_else(|| DecodeError::new(0, "Avro without a schema"))?;
+                let Some(index) = self.fields.iter().position(|field| field.name() == VALUE_COLUMN) else { return Ok(()) };
+                let mut cursor = Cursor::new(value.bytes);
+                self.builders[index].avro(schema.nodes(), 0, plan, &mut cursor, &self.json, 0)?;
+                Ok(cursor.finish()?)
+            }
+            How::Json => self.fill_json(value),
+        }
+    }
+
+    fn fill_json(&mut self, value: Value<'_>) -> Result<(), Unfit> {
+        let mut text = Vec::new();
+        let bytes = match value.format {
+            Format::Json => value.bytes,
+            _ => {
+                super::write_json(value, &self.json, &mut text)?;
+                &text
+            }
+        };
+        let parsed: serde_json::Value =
+            serde_json::from_slice(bytes).map_err(|error| DecodeError::new(error.column(), format!("not valid JSON: {error}")))?;
+        let serde_json::Value::Object(object) = parsed else {
+            return Err(unfit(VALUE_COLUMN, "a row is a JSON object"));
+        };
+        for (field, builder) in self.fields.iter().zip(&mut self.builders) {
+            if let Some(value) = object.get(field.name()) {
+                builder.json(value).map_err(|error| error.within(field.name()))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Columns that the value did not fill are null.
+    fn end_row(&mut self) -> Result<(), Unfit> {
+        for (builder, field) in self.builders.iter_mut().zip(&self.fields) {
+            if builder.len() == self.rows {
+                builder.push_null();
+            }
+            if !field.is_nullable() && builder.ends_with_null() {
+                return Err(unfit(field.name(), "it is null in the record, and the table does not allow null"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The rows as a batch; afterwards there is none.
+    ///
+    /// # Errors
+    /// Where Arrow refuses what was built, which a test of each type rules out.
+    pub fn finish(&mut self) -> Result<RecordBatch, arrow::error::ArrowError> {
+        let fresh = self.fields.iter().map(|field| Builder::new(field)).collect::<Result<Vec<_>, _>>();
+        let fresh = fresh.map_err(|error| arrow::error::ArrowError::SchemaError(error.to_string()))?;
+        let builders = std::mem::replace(&mut self.builders, fresh);
+        self.rows = 0;
+        let arrays = builders.into_iter().map(Builder::finish).collect::<Result<Vec<_>, _>>()?;
+        RecordBatch::try_new(Arc::new(ArrowSchema::new(self.fields.clone())), arrays)
+    }
+}
+
+/// Which entries are there; empty: all of them.
+#[derive(Debug, Default)]
+struct Validity {
+    valid: Vec<bool>,
+    any_null: bool,
+}
+
+impl Validity {
+    fn push(&mut self, valid: bool) {
+        self.valid.push(valid);
+        self.any_null |= !valid;
+    }
+
+    fn buffer(self) -> Option<NullBuffer> {
+        self.any_null.then(|| NullBuffer::from(self.valid))
+    }
+}
+
+#[derive(Debug)]
+enum Data {
+    Bool(Vec<bool>),
+    Int32(Vec<i32>),
+    Int64(Vec<i64>),
+    Float32(Vec<f32>),
+    Float64(Vec<f64>),
+    Date(Vec<i32>),
+    Timestamp(Vec<i64>, Option<Arc<str>>),
+    Decimal(Vec<i128>, u8, i8),
+    Bytes { ends: Vec<i32>, data: Vec<u8>, text: bool },
+    Struct(Vec<Builder>, Fields),
+    List { ends: Vec<i32>, item: Box<Builder>, field: FieldRef },
+    Map { ends: Vec<i32>, keys: Box<Builder>, values: Box<Builder>, field: FieldRef },
+}
+
+/// Builds one column.
+#[derive(Debug)]
+struct Builder {
+    data: Data,
+    validity: Validity,
+}
+
+/// Most bytes of one column of text or bytes in one batch: Arrow's offsets have 32 bits.
+const COLUMN_BYTES_MAX: usize = i32::MAX as usize - (64 << 20);
+
+impl Builder {
+    fn new(field: &Field) -> Result<Builder, Unfit> {
+        let bytes = |text| Data::Bytes { ends: Vec::new(), data: Vec::new(), text };
+        let data = match field.data_type() {
+            DataType::Boolean => Data::Bool(Vec::new()),
+            DataType::Int32 => Data::Int32(Vec::new()),
+            DataType::Int64 => Data::Int64(Vec::new()),
+            DataType::Float32 => Data::Float32(Vec::new()),
+            DataType::Float64 => Data::Float64(Vec::new()),
+            DataType::Date32 => Data::Date(Vec::new()),
+            DataType::Timestamp(TimeUnit::Microsecond, zone) => Data::Timestamp(Vec::new(), zone.clone()),
+            DataType::Decimal128(precision, scale) => Data::Decimal(Vec::new(), *precision, *scale),
+            DataType::Utf8 => bytes(true),
+            DataType::Binary => bytes(false),
+            DataType::Struct(fields) => {
+                Data::Struct(fields.iter().map(|field| Builder::new(field)).collect::<Result<_, _>>()?, fields.clone())
+            }
+            DataType::List(item) => Data::List { ends: Vec::new(), item: Box::new(Builder::new(item)?), field: item.clone() },
+            DataType::Map(entries, _) => match entries.data_type() {
+                DataType::Struct(fields) if fields.len() == 2 => Data::Map {
+                    ends: Vec::new(),
+                    keys: Box::new(Builder::new(&fields[0])?),
+                    values: Box::new(Builder::new(&fields[1])?),
+                    field: entries.clone(),
+                },
+                other => return Err(unfit(field.name(), format!("a map of {other}"))),
+            },
+            other => return Err(unfit(field.name(), format!("columns of {other} are not written"))),
+        };
+        Ok(Builder { data, validity: Validity::default() })
+    }
+
+    fn len(&self) -> usize {
+        self.validity.valid.len()
+    }
+
+    fn ends_with_null(&self) -> bool {
+        self.validity.valid.last() == Some(&false)
+    }
+
+    fn bytes(&self) -> usize {
+        let own = match &self.data {
+            Data::Bool(values) => values.len(),
+            Data::Int32(values) | Data::Date(values) => values.len() * 4,
+            Data::Float32(values) => values.len() * 4,
+            Data::Int64(values) | Data::Timestamp(values, _) => values.len() * 8,
+            Data::Float64(values) => values.len() * 8,
+            Data::Decimal(values, ..) => values.len() * 16,
+            Data::Bytes { ends, data, .. } => ends.len() * 4 + data.len(),
+            Data::Struct(fields, _) => fields.iter().map(Builder::bytes).sum(),
+            Data::List { ends, item, .. } => ends.len() * 4 + item.bytes(),
+            Data::Map { ends, keys, values, .. } => ends.len() * 4 + keys.bytes() + values.bytes(),
+        };
+        own + self.validity.valid.len()
+    }
+
+    fn push_null(&mut self) {
+        self.validity.push(false);
+        match &mut self.data {
+            Data::Bool(values) => values.push(false),
+            Data::Int32(values) | Data::Date(values) => values.push(0),
+            Data::Float32(values) => values.push(0.0),
+            Data::Int64(values) | Data::Timestamp(values, _) => values.push(0),
+            Data::Float64(values) => values.push(0.0),
+            Data::Decimal(values, ..) => values.push(0),
+            Data::Bytes { ends, data, .. } => ends.push(data.len() as i32),
+            Data::Struct(fields, _) => fields.iter_mut().for_each(Builder::push_null),
+            Data::List { ends, item, .. } => ends.push(item.len() as i32),
+            Data::Map { ends, keys, .. } => ends.push(keys.len() as i32),
+        }
+    }
+
+    fn truncate(&mut self, rows: usize) {
+        self.validity.valid.truncate(rows);
+        match &mut self.data {
+            Data::Bool(values) => values.truncate(rows),
+            Data::Int32(values) | Data::Date(values) => values.truncate(rows),
+            Data::Float32(values) => values.truncate(rows),
+            Data::Int64(values) | Data::Timestamp(values, _) => values.truncate(rows),
+            Data::Float64(values) => values.truncate(rows),
+            Data::Decimal(values, ..) => values.truncate(rows),
+            Data::Bytes { ends, data, .. } => {
+                ends.truncate(rows);
+                data.truncate(ends.last().copied().unwrap_or(0) as usize);
+            }
+            Data::Struct(fields, _) => fields.iter_mut().for_each(|field| field.truncate(rows)),
+            Data::List { ends, item, .. } => {
+                ends.truncate(rows);
+                item.truncate(ends.last().copied().unwrap_or(0) as usize);
+            }
+            Data::Map { ends, keys, values, .. } => {
+                ends.truncate(rows);
+                let entries = ends.last().copied().unwrap_or(0) as usize;
+                keys.truncate(entries);
+                values.truncate(entries);
+            }
+        }
+    }
+
+    fn avro(
+        &mut self,
+        nodes: &[Node],
+        at: NodeId,
+        plan: &Plan,
+        cursor: &mut Cursor<'_>,
+        json: &JsonOptions,
+        depth: usize,
+    ) -> Result<(), Unfit> {
+        if depth > super::DEPTH_MAX {
+            return Err(DecodeError::new(cursor.at(), format!("it nests deeper than {}", super::DEPTH_MAX)).into());
+        }
+        let mut at = at;
+        if let Shape::Union(branches) = &nodes[at as usize].shape {
+            let mut ahead = cursor.clone();
+            let branch = branches[ahead.index(branches.len(), "branch")?];
+            if matches!(nodes[branch as usize].shape, Shape::Null) {
+                *cursor = ahead;
+                self.push_null();
+                return Ok(());
+            }
+            if !matches!(plan, Plan::Json) {
+                *cursor = ahead;
+                at = branch;
+            }
+        }
+        match (plan, &nodes[at as usize].shape) {
+            (Plan::Json, _) => {
+                let mut text = Vec::new();
+                avro::node(nodes, at, cursor, &mut JsonWriter::new(&mut text, json), depth)?;
+                self.push_text(&text)
+            }
+            (Plan::Struct(planned), Shape::Record(fields)) => {
+                let Data::Struct(builders, _) = &mut self.data else { return Err(unfit("", "it is no struct in the table")) };
+                let rows = self.validity.valid.len();
+                for (field, planned) in fields.iter().zip(planned) {
+                    match planned {
+                        None => avro::skip(nodes, field.node, cursor, depth + 1)?,
+                        Some((index, plan)) => builders[*index]
+                            .avro(nodes, field.node, plan, cursor, json, depth + 1)
+                            .map_err(|error| error.within(&field.name))?,
+                    }
+                }
+                for builder in builders.iter_mut().filter(|builder| builder.len() == rows) {
+                    builder.push_null();
+                }
+                self.validity.push(true);
+                Ok(())
+            }
+            (Plan::List(inner), Shape::Array(item)) => {
+                let Data::List { ends, item: builder, .. } = &mut self.data else { return Err(unfit("", "it is no list in the table")) };
+                let least = nodes[*item as usize].bytes_min;
+                let mut seen = 0;
+                loop {
+                    let count = cursor.block(least, seen)?;
+                    if count == 0 {
+                        break;
+                    }
+                    for _ in 0..count {
+                        builder.avro(nodes, *item, inner, cursor, json, depth + 1)?;
+                    }
+                    seen += count;
+                }
+                ends.push(builder.len() as i32);
+                self.validity.push(true);
+                Ok(())
+            }
+            (Plan::Map(inner), Shape::Map(value)) => {
+                let Data::Map { ends, keys, values, .. } = &mut self.data else { return Err(unfit("", "it is no map in the table")) };
+                let least = nodes[*value as usize].bytes_min + 1;
+                loop {
+                    let count = cursor.block(least, 0)?;
+                    if count == 0 {
+                        break;
+                    }
+                    for _ in 0..count {
+                        keys.push_text(cursor.string()?.as_bytes())?;
+                        values.avro(nodes, *value, inner, cursor, json, depth + 1)?;
+                    }
+                }
+                ends.push(keys.len() as i32);
+                self.validity.push(true);
+                Ok(())
+            }
+            _ => {
+                let scalar = avro::scalar(&nodes[at as usize], cursor)?;
+                self.push(scalar)
+            }
+        }
+    }
+
+    fn push_text(&mut self, bytes: &[u8]) -> Result<(), Unfit> {
+        let Data::Bytes { ends, data, .. } = &mut self.data else { return Err(unfit("", "it is no text in the table")) };
+        if data.len() + bytes.len() > COLUMN_BYTES_MAX {
+            return Err(unfit("", "its bytes do not fit into one batch: choose smaller batches"));
+        }
+        data.extend_from_slice(bytes);
+        ends.push(data.len() as i32);
+        self.validity.push(true);
+        Ok(())
+    }
+
+    fn push(&mut self, scalar: Scalar<'_>) -> Result<(), Unfit> {
+        let misfit = |what: &str| {
+            let shown = text::scalar(scalar).unwrap_or_else(|| "a byte string".to_owned());
+            Err(unfit("", format!("{shown} is no {what}")))
+        };
+        match (&mut self.data, scalar) {
+            (_, Scalar::Null) => {
+                self.push_null();
+                return Ok(());
+            }
+            (Data::Bool(values), Scalar::Bool(value)) => values.push(value),
+            (Data::Int32(values), Scalar::Int(value)) => match i32::try_from(value) {
+                Ok(value) => values.push(value),
+                Err(_) => return misfit("32-bit integer"),
+            },
+            (Data::Int64(values), Scalar::Int(value)) => values.push(value),
+            (Data::Float32(values), Scalar::Float(value)) => values.push(value),
+            (Data::Float64(values), Scalar::Float(value)) => values.push(value.into()),
+            (Data::Float64(values), Scalar::Double(value)) => values.push(value),
+            (Data::Float64(values), Scalar::Int(value)) if value.unsigned_abs() <= 1 << 53 => values.push(value as f64),
+            (Data::Date(values), Scalar::Date(value)) => match i32::try_from(value) {
+                Ok(value) => values.push(value),
+                Err(_) => return misfit("date"),
+            },
+            (Data::Timestamp(values, _), Scalar::Timestamp(value, unit, _)) => match unit.to_micros(value) {
+                Some(value) => values.push(value),
+                None => return misfit("timestamp in microseconds of 64 bits"),
+            },
+            (Data::Decimal(values, precision, scale), Scalar::Decimal(unscaled, own)) => {
+                match text::integer(unscaled).and_then(|number| rescale(number, own, *precision, *scale)) {
+                    Some(number) => values.push(number),
+                    None => return misfit(&format!("decimal({precision},{scale})")),
+                }
+            }
+            (Data::Decimal(values, precision, scale), Scalar::Int(value)) => match rescale(value.into(), 0, *precision, *scale) {
+                Some(number) => values.push(number),
+                None => return misfit(&format!("decimal({precision},{scale})")),
+            },
+            (Data::Bytes { text: false, .. }, Scalar::Bytes(bytes)) => return self.push_text(bytes),
+            (Data::Bytes { text: true, .. }, Scalar::Text(text)) => return self.push_text(text.as_bytes()),
+            (Data::Bytes { text: true, .. }, other) => match text::scalar(other) {
+                Some(text) => return self.push_text(text.as_bytes()),
+                None => return misfit("text"),
+            },
+            _ => return misfit("value of the column's type"),
+        }
+        self.validity.push(true);
+        Ok(())
+    }
+
+    fn json(&mut self, value: &serde_json::Value) -> Result<(), Unfit> {
+        use serde_json::Value as Json;
+        match (&mut self.data, value) {
+            (_, Json::Null) => {
+                self.push_null();
+                Ok(())
+            }
+            (Data::Struct(builders, fields), Json::Object(object)) => {
+                for (builder, field) in builders.iter_mut().zip(fields.iter()) {
+                    match object.get(field.name()) {
+                        Some(value) => builder.json(value).map_err(|error| error.within(field.name()))?,
+                        None => builder.push_null(),
+                    }
+                }
+                self.validity.push(true);
+                Ok(())
+            }
+            (Data::List { ends, item, .. }, Json::Array(items)) => {
+                items.iter().try_for_each(|value| item.json(value))?;
+                ends.push(item.len() as i32);
+                self.validity.push(true);
+                Ok(())
+            }
+            (Data::Map { ends, keys, values, .. }, Json::Object(object)) => {
+                for (name, value) in object {
+                    keys.push_text(name.as_bytes())?;
+                    values.json(value)?;
+                }
+                ends.push(keys.len() as i32);
+                self.validity.push(true);
+                Ok(())
+            }
+            (Data::Bytes { text: true, .. }, Json::Object(_) | Json::Array(_)) => self.push_text(value.to_string().as_bytes()),
+            (Data::Decimal(_, precision, scale), Json::Number(_) | Json::String(_)) => {
+                let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+                let (precision, scale) = (*precision, *scale);
+                match parse_decimal(&text).and_then(|(number, own)| rescale(number, own, precision, scale)) {
+                    Some(number) => self.push(Scalar::Decimal(&number.to_be_bytes(), scale.into())),
+                    None => Err(unfit("", format!("{text} is no decimal({precision},{scale})"))),
+                }
+            }
+            (Data::Timestamp(values, _), Json::String(text)) => match chrono::DateTime::parse_from_rfc3339(text) {
+                Ok(instant) => {
+                    values.push(instant.timestamp_micros());
+                    self.validity.push(true);
+                    Ok(())
+                }
+                Err(_) => Err(unfit("", format!("{text:?} is no timestamp (RFC 3339)"))),
+            },
+            (Data::Date(_), Json::String(text)) => match text.parse::<chrono::NaiveDate>() {
+                Ok(date) => self.push(Scalar::Date((date - chrono::NaiveDate::default()).num_days())),
+                Err(_) => Err(unfit("", format!("{text:?} is no date"))),
+            },
+            (Data::Timestamp(..), Json::Number(number)) if number.is_i64() => {
+                let millis = number.as_i64().unwrap_or_default();
+                self.push(Scalar::Timestamp(millis, super::schema::Unit::Millis, true))
+            }
+            (_, Json::Bool(value)) => self.push(Scalar::Bool(*value)),
+            (_, Json::String(text)) => self.push(Scalar::Text(text)),
+            (Data::Float32(values), Json::Number(number)) => {
+                values.push(number.as_f64().unwrap_or(f64::NAN) as f32);
+                self.validity.push(true);
+                Ok(())
+            }
+            (_, Json::Number(number)) => match (number.as_i64(), number.as_f64()) {
+                (Some(value), _) => self.push(Scalar::Int(value)),
+                (None, _) if number.is_u64() => self.push(Scalar::BigInt(&number.to_string())),
+                (None, Some(value)) => self.push(Scalar::Double(value)),
+                (None, None) => Err(unfit("", format!("{number} is no number that a column holds"))),
+            },
+            (_, other) => Err(unfit("", format!("{other} is no value of the column's type"))),
+        }
+    }
+
+    fn finish(self) -> Result<ArrayRef, arrow::error::ArrowError> {
+        let nulls = self.validity.buffer();
+        Ok(match self.data {
+            Data::Bool(values) => Arc::new(BooleanArray::new(BooleanBuffer::from(values), nulls)),
+            Data::Int32(values) => Arc::new(Int32Array::try_new(values.into(), nulls)?),
+            Data::Int64(values) => Arc::new(Int64Array::try_new(values.into(), nulls)?),
+            Data::Float32(values) => Arc::new(Float32Array::try_new(values.into(), nulls)?),
+            Data::Float64(values) => Arc::new(Float64Array::try_new(values.into(), nulls)?),
+            Data::Date(values) => Arc::new(Date32Array::try_new(values.into(), nulls)?),
+            Data::Timestamp(values, zone) => {
+                Arc::new(TimestampMicrosecondArray::try_new(ScalarBuffer::from(values), nulls)?.with_timezone_opt(zone))
+            }
+            Data::Decimal(values, precision, scale) => {
+                Arc::new(Decimal128Array::try_new(values.into(), nulls)?.with_precision_and_scale(precision, scale)?)
+            }
+            Data::Bytes { ends, data, text } => {
+                let offsets = offsets(ends);
+                if text {
+                    Arc::new(StringArray::try_new(offsets, Buffer::from_vec(data), nulls)?)
+                } else {
+                    Arc::new(BinaryArray::try_new(offsets, Buffer::from_vec(data), nulls)?)
+                }
+            }
+            Data::Struct(builders, fields) => {
+                let arrays = builders.into_iter().map(Builder::finish).collect::<Result<Vec<_>, _>>()?;
+                Arc::new(StructArray::try_new(fields, arrays, nulls)?)
+            }
+            Data::List { ends, item, field } => Arc::new(ListArray::try_new(field, offsets(ends), item.finish()?, nulls)?),
+            Data::Map { ends, keys, values, field } => {
+                let DataType::Struct(fields) = field.data_type() else {
+                    return Err(arrow::error::ArrowError::SchemaError("a map without entries".to_owned()));
+                };
+                let entries = StructArray::try_new(fields.clone(), vec![keys.finish()?, values.finish()?], None)?;
+                debug_assert_eq!(entries.null_count(), 0);
+                Arc::new(MapArray::try_new(field, offsets(ends), entries, nulls, false)?)
+            }
+        })
+    }
+}
+
+fn offsets(ends: Vec<i32>) -> OffsetBuffer<i32> {
+    let mut all = Vec::with_capacity(ends.len() + 1);
+    all.push(0);
+    all.extend(ends);
+    OffsetBuffer::new(all.into())
+}
+
+/// A decimal with another scale, exactly; `None`: digits would be lost, or there are too many.
+fn rescale(number: i128, from: i64, precision: u8, to: i8) -> Option<i128> {
+    let shift = i64::from(to) - from;
+    let power = 10_i128.checked_pow(u32::try_from(shift.unsigned_abs()).ok()?)?;
+    let scaled = if shift >= 0 { number.checked_mul(power)? } else { (number % power == 0).then(|| number / power)? };
+    let limit = 10_i128.checked_pow(precision.into())?;
+    (scaled.unsigned_abs() < limit.unsigned_abs()).then_some(scaled)
+}
+
+fn parse_decimal(text: &str) -> Option<(i128, i64)> {
+    let (mantissa, exponent) = match text.split_once(['e', 'E']) {
+        Some((mantissa, exponent)) => (mantissa, exponent.parse::<i64>().ok()?),
+        None => (text, 0),
+    };
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let digits = format!("{whole}{fraction}").parse::<i128>().ok()?;
+    Some((digits, fraction.len() as i64 - exponent))
+}

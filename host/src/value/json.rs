@@ -1,0 +1,350 @@
+//! JSON in and out (RFC 8259).
+//!
+//! Invariant: numbers keep their digits: an integer beyond 64 bits is never turned into a float on its way. Of repeated names in
+//! one object, readers of single fields see the first and the walker tells all.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::Deserialize;
+
+use super::text;
+use super::walk::{Events, Nothing, Scalar};
+use super::{DEPTH_MAX, DecodeError};
+
+/// How what JSON has no type for is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct JsonOptions {
+    /// Decimals.
+    pub decimal: DecimalAs,
+    /// Byte strings.
+    pub bytes: BytesAs,
+    /// Dates, times and timestamps.
+    pub time: TimeAs,
+}
+
+/// Decimals in JSON.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DecimalAs {
+    /// `"12.34"`.
+    #[default]
+    String,
+    /// `12.34`; readers that use floats may lose digits.
+    Number,
+    /// The unscaled value's bytes, as Kafka Connect writes them.
+    Base64,
+}
+
+/// Byte strings in JSON.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BytesAs {
+    /// RFC 4648, section 4.
+    #[default]
+    Base64,
+    /// Lower-case hexadecimal.
+    Hex,
+}
+
+/// Dates and times in JSON.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TimeAs {
+    /// ISO 8601 text.
+    #[default]
+    Iso,
+    /// The number as it came, in the schema's unit.
+    Number,
+}
+
+/// Writes what a walker tells as compact JSON text.
+pub struct Writer<'a> {
+    out: &'a mut Vec<u8>,
+    options: &'a JsonOptions,
+    /// Whether a comma is due before the next item or name.
+    comma: bool,
+}
+
+impl<'a> Writer<'a> {
+    pub fn new(out: &'a mut Vec<u8>, options: &'a JsonOptions) -> Self {
+        Writer { out, options, comma: false }
+    }
+
+    fn string(&mut self, text: &str) {
+        // Writing into a Vec cannot fail, and any text is a JSON string.
+        let _ = serde_json::to_writer(&mut *self.out, text);
+    }
+
+    fn display(&mut self, value: impl std::fmt::Display) {
+        use std::io::Write as _;
+        let _ = write!(self.out, "{value}");
+    }
+}
+
+impl Events for Writer<'_> {
+    fn scalar(&mut self, scalar: Scalar<'_>) {
+        self.comma = true;
+        match scalar {
+            Scalar::Null => self.out.extend_from_slice(b"null"),
+            Scalar::Bool(value) => self.display(value),
+            Scalar::Int(value) => {
+                // Through serde_json for its fast integer printing.
+                let _ = serde_json::to_writer(&mut *self.out, &value);
+            }
+            Scalar::BigInt(text) => self.out.extend_from_slice(text.as_bytes()),
+            Scalar::Float(value) if value.is_finite() => {
+                let _ = serde_json::to_writer(&mut *self.out, &value);
+            }
+            Scalar::Double(value) if value.is_finite() => {
+                let _ = serde_json::to_writer(&mut *self.out, &value);
+            }
+            Scalar::Text(text) => self.string(text),
+            Scalar::Bytes(bytes) => match self.options.bytes {
+                BytesAs::Base64 => self.string(&STANDARD.encode(bytes)),
+                BytesAs::Hex => {
+                    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+                    self.string(&hex);
+                }
+            },
+            Scalar::Decimal(unscaled, scale) => match self.options.decimal {
+                DecimalAs::String => self.string(&text::decimal(unscaled, scale)),
+                DecimalAs::Number => self.out.extend_from_slice(text::decimal(unscaled, scale).as_bytes()),
+                DecimalAs::Base64 => self.string(&STANDARD.encode(unscaled)),
+            },
+            Scalar::Date(value) | Scalar::Time(value, _) | Scalar::Timestamp(value, ..) if self.options.time == TimeAs::Number => {
+                self.display(value);
+            }
+            other => {
+                let text = text::scalar(other).unwrap_or_default();
+                self.string(&text);
+            }
+        }
+    }
+
+    fn begin_array(&mut self) {
+        self.out.push(b'[');
+        self.comma = false;
+    }
+
+    fn item(&mut self) {
+        if self.comma {
+            self.out.push(b',');
+        }
+        self.comma = false;
+    }
+
+    fn end_array(&mut self) {
+        self.out.push(b']');
+        self.comma = true;
+    }
+
+    fn begin_map(&mut self) {
+        self.out.push(b'{');
+        self.comma = false;
+    }
+
+    fn name(&mut self, name: &str) {
+        self.item();
+        self.string(name);
+        self.out.push(b':');
+    }
+
+    fn end_map(&mut self) {
+        self.out.push(b'}');
+        self.comma = true;
+    }
+}
+
+/// Whether bytes are one JSON value.
+pub fn check(bytes: &[u8]) -> Result<(), DecodeError> {
+    walk(bytes, &mut Nothing)
+}
+
+/// Reads one JSON value.
+pub fn walk(bytes: &[u8], events: &mut impl Events) -> Result<(), DecodeError> {
+    let text = std::str::from_utf8(bytes).map_err(|error| DecodeError::new(error.valid_up_to(), "text is not UTF-8"))?;
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    // The walker has a bound of its own; serde_json's is 128 too, and counts the same.
+    let seed = Seed { events, depth: 0 };
+    let walked = serde::de::DeserializeSeed::deserialize(seed, &mut deserializer).and_then(|()| deserializer.end());
+    walked.map_err(|error| DecodeError::new(offset(text, error.line(), error.column()), reason(&error)))
+}
+
+fn reason(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    text.rsplit_once(" at line ").map_or(text.clone(), |(reason, _)| format!("not valid JSON: {reason}"))
+}
+
+fn offset(text: &str, line: usize, column: usize) -> usize {
+    let before: usize = text.split_inclusive('\n').take(line.saturating_sub(1)).map(str::len).sum();
+    before + column.saturating_sub(1)
+}
+
+struct Seed<'a, E> {
+    events: &'a mut E,
+    depth: usize,
+}
+
+impl<'de, E: Events> serde::de::DeserializeSeed<'de> for Seed<'_, E> {
+    type Value = ();
+
+    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        if self.depth > DEPTH_MAX {
+            return Err(serde::de::Error::custom(format_args!("it nests deeper than {DEPTH_MAX}")));
+        }
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de, E: Events> serde::de::Visitor<'de> for Seed<'_, E> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_unit<R>(self) -> Result<(), R> {
+        self.events.scalar(Scalar::Null);
+        Ok(())
+    }
+
+    fn visit_bool<R>(self, value: bool) -> Result<(), R> {
+        self.events.scalar(Scalar::Bool(value));
+        Ok(())
+    }
+
+    fn visit_i64<R>(self, value: i64) -> Result<(), R> {
+        self.events.scalar(Scalar::Int(value));
+        Ok(())
+    }
+
+    fn visit_u64<R>(self, value: u64) -> Result<(), R> {
+        match i64::try_from(value) {
+            Ok(value) => self.events.scalar(Scalar::Int(value)),
+            Err(_) => self.events.scalar(Scalar::BigInt(&value.to_string())),
+        }
+        Ok(())
+    }
+
+    fn visit_f64<R>(self, value: f64) -> Result<(), R> {
+        self.events.scalar(Scalar::Double(value));
+        Ok(())
+    }
+
+    fn visit_str<R>(self, text: &str) -> Result<(), R> {
+        self.events.scalar(Scalar::Text(text));
+        Ok(())
+    }
+
+    fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
+        self.events.begin_array();
+        loop {
+            let seed = ItemSeed(Seed { events: &mut *self.events, depth: self.depth + 1 });
+            if items.next_element_seed(seed)?.is_none() {
+                break;
+            }
+        }
+        self.events.end_array();
+        Ok(())
+    }
+
+    fn visit_map<A: serde::de::MapAccess<'de>>(self, mut entries: A) -> Result<(), A::Error> {
+        self.events.begin_map();
+        while entries.next_key_seed(NameSeed(&mut *self.events))?.is_some() {
+            entries.next_value_seed(Seed { events: &mut *self.events, depth: self.depth + 1 })?;
+        }
+        self.events.end_map();
+        Ok(())
+    }
+}
+
+/// Tells of an item only when there is one.
+struct ItemSeed<'a, E>(Seed<'a, E>);
+
+impl<'de, E: Events> serde::de::DeserializeSeed<'de> for ItemSeed<'_, E> {
+    type Value = ();
+
+    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        self.0.events.item();
+        self.0.deserialize(deserializer)
+    }
+}
+
+struct NameSeed<'a, E>(&'a mut E);
+
+impl<'de, E: Events> serde::de::DeserializeSeed<'de> for NameSeed<'_, E> {
+    type Value = ();
+
+    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        struct Name<'a, E>(&'a mut E);
+        impl<E: Events> serde::de::Visitor<'_> for Name<'_, E> {
+            type Value = ();
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a name")
+            }
+
+            fn visit_str<R>(self, text: &str) -> Result<(), R> {
+                self.0.name(text);
+                Ok(())
+            }
+        }
+        deserializer.deserialize_str(Name(self.0))
+    }
+}
+
+/// The text of a field within a JSON value, by its path of at least one name; `None`: there is no such field.
+pub fn field<'a>(bytes: &'a [u8], path: &[String]) -> Result<Option<&'a [u8]>, DecodeError> {
+    let pointer = path.iter().map(|name| match name.parse::<usize>() {
+        // Which of the two it is shows only in the value.
+        Ok(index) if !name.starts_with('0') || name == "0" => Step::Either(name, index),
+        _ => Step::Name(name),
+    });
+    let mut within = bytes;
+    let mut at = None;
+    for step in pointer {
+        match step.get(within) {
+            Ok(Some(value)) => {
+                // The text of a value lives as long as the whole: its place in `bytes` is found again.
+                let text = value.as_raw_str().as_bytes();
+                let start = text.as_ptr() as usize - bytes.as_ptr() as usize;
+                within = &bytes[start..start + text.len()];
+                at = Some(within);
+            }
+            Ok(None) => return Ok(None),
+            Err(error) => return Err(DecodeError::new(0, format!("not valid JSON: {error}"))),
+        }
+    }
+    Ok(at)
+}
+
+enum Step<'p> {
+    Name(&'p str),
+    Either(&'p str, usize),
+}
+
+impl Step<'_> {
+    fn get<'a>(&self, bytes: &'a [u8]) -> Result<Option<sonic_rs::LazyValue<'a>>, sonic_rs::Error> {
+        let by_name = |name: &str| found(sonic_rs::get(bytes, [name]));
+        match self {
+            Step::Name(name) => by_name(name),
+            Step::Either(name, index) => match first_byte(bytes) {
+                Some(b'[') => found(sonic_rs::get(bytes, [*index])),
+                _ => by_name(name),
+            },
+        }
+    }
+}
+
+fn first_byte(bytes: &[u8]) -> Option<u8> {
+    bytes.iter().copied().find(|byte| !byte.is_ascii_whitespace())
+}
+
+fn found<'a>(got: Result<sonic_rs::LazyValue<'a>, sonic_rs::Error>) -> Result<Option<sonic_rs::LazyValue<'a>>, sonic_rs::Error> {
+    match got {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.is_not_found() || error.is_unmatched_type() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
