@@ -3,6 +3,13 @@
 //! Invariant: a piece's token is settled only after its outputs are durable at the sink, or given up as dead letters.
 //! A sink that cannot write now waits (and says so); it never drops.
 
+pub mod delta;
+pub mod file;
+pub mod http;
+pub mod kafka;
+pub mod null;
+pub mod stdout;
+
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};

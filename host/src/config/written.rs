@@ -1,0 +1,344 @@
+//! The file as written: its tables, each read on its own, and put together.
+//!
+//! Invariant: a table that is wrong hides no other table.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::check::{self, Names};
+use super::plugin::PluginWritten;
+use super::problem::{Fault, Problem};
+use super::route::RouteWritten;
+use super::text::{Name, Remedy};
+use super::tree::{Found, Part, PluginConfig, Tree};
+use super::{Config, KafkaSource, Log, Map, Registry, Sink, suggest};
+use crate::sink;
+
+/// Keys at the top of the file.
+const TOP: [&str; 7] = ["source", "registry", "plugin", "sink", "route", "listen", "log"];
+const SOURCE_KINDS: [&str; 1] = ["kafka"];
+const SINK_KINDS: [&str; 6] = ["delta", "file", "http", "kafka", "null", "stdout"];
+
+/// One named table and its parts.
+pub(super) struct Named<'t, T> {
+    pub part: Part<'t>,
+    pub value: T,
+    /// Keys that were probably meant by unknown ones: they are not missing too.
+    pub meant: HashSet<String>,
+}
+
+/// All tables of the file.
+pub(super) struct Written<'t> {
+    pub sources: Map<Name, Named<'t, KafkaSource>>,
+    pub registries: Map<Name, Named<'t, Registry>>,
+    pub plugins: Map<Name, Named<'t, PluginWritten>>,
+    pub sinks: Map<Name, Named<'t, Sink>>,
+    pub routes: Map<Name, Named<'t, RouteWritten>>,
+    /// Names that are taken, be their tables right or wrong.
+    pub names: Names,
+    pub root: &'t Tree<'t>,
+    pub text: Arc<str>,
+}
+
+/// Reads `text`; relative paths in it count from `folder`. With the configuration come the ranges of secrets in plain text.
+pub(super) fn read(text: &str, folder: &Path, problems: &mut Vec<Problem>) -> (Option<Config>, Vec<Range<usize>>) {
+    let (table, errors) = DeTable::parse_recoverable(text);
+    let mut is_broken = false;
+    for error in &errors {
+        let at = error.span().unwrap_or(0..0);
+        let is_twice = error.message().starts_with("duplicate key");
+        is_broken |= !is_twice;
+        let (message, help) = syntax_words(error.message(), text.get(at.clone()).unwrap_or_default());
+        problems.push(Problem::error(at, message, help));
+    }
+    // What follows from broken syntax would only confuse.
+    if is_broken {
+        return (None, Vec::new());
+    }
+    let root = Spanned::new(table.span(), DeValue::Table(table.into_inner()));
+    let mut reader = Reader { folder, problems, plain_secrets: Vec::new() };
+    let (written, listen, log) = reader.top(&root, text);
+    let plain_secrets = reader.plain_secrets;
+    (check::config(written, listen, log, problems), plain_secrets)
+}
+
+fn syntax_words(message: &str, written: &str) -> (String, String) {
+    if message.starts_with("duplicate key") {
+        let name = written.trim_matches(['[', ']', ' ']);
+        return (
+            format!("`{name}` stands here a second time"),
+            "names and tables are unique: rename this one, or put both together".into(),
+        );
+    }
+    let help =
+        if message.contains("string values must be quoted") { "put the text into quotes" } else { "see https://toml.io for the syntax" };
+    (message.to_owned(), help.into())
+}
+
+struct Reader<'t, 'p> {
+    folder: &'t Path,
+    problems: &'p mut Vec<Problem>,
+    plain_secrets: Vec<Range<usize>>,
+}
+
+impl<'t> Reader<'t, '_> {
+    fn error(&mut self, at: Range<usize>, message: impl Into<String>, help: impl Into<String>) {
+        self.problems.push(Problem::error(at, message, help));
+    }
+
+    fn top(&mut self, root: &'t Tree<'t>, text: &str) -> (Written<'t>, Option<SocketAddr>, Log) {
+        let DeValue::Table(table) = root.get_ref() else { unreachable!("the root of a file is a table") };
+        let mut written = Written {
+            sources: Map::new(),
+            registries: Map::new(),
+            plugins: Map::new(),
+            sinks: Map::new(),
+            routes: Map::new(),
+            names: Names::default(),
+            root,
+            text: text.into(),
+        };
+        let mut listen = None;
+        let mut log = Log::default();
+        for (key, value) in table.iter() {
+            let part = Part { tree: value, header: header(key), folder: self.folder };
+            match key.get_ref().as_ref() {
+                "listen" => listen = self.listen(value),
+                "log" => log = self.read(part).map_or_else(Log::default, |log: Named<'_, Log>| log.value),
+                "source" => {
+                    for (name, part) in self.named(key, value, "source", Some("kafka")) {
+                        written.names.sources.insert(name.clone());
+                        let Some((_, part)) = self.kind(&name, part, "source", &SOURCE_KINDS) else { continue };
+                        written.sources.extend(self.read(part).map(|source| (name, source)));
+                    }
+                }
+                "registry" => {
+                    for (name, part) in self.named(key, value, "registry", None) {
+                        written.names.registries.insert(name.clone());
+                        written.registries.extend(self.read(part).map(|registry| (name, registry)));
+                    }
+                }
+                "plugin" => {
+                    for (name, part) in self.named(key, value, "plugin", None) {
+                        written.names.plugins.insert(name.clone());
+                        written.plugins.extend(self.read(part).map(|plugin| (name, plugin)));
+                    }
+                }
+                "sink" => {
+                    for (name, part) in self.named(key, value, "sink", Some("KIND")) {
+                        written.names.sinks.insert(name.clone());
+                        let Some((kind, part)) = self.kind(&name, part, "sink", &SINK_KINDS) else { continue };
+                        written.sinks.extend(self.sink(kind, part).map(|sink| (name, sink)));
+                    }
+                }
+                "route" => {
+                    for (name, part) in self.named(key, value, "route", None) {
+                        written.names.routes.insert(name.clone());
+                        written.routes.extend(self.read(part).map(|route| (name, route)));
+                    }
+                }
+                other => {
+                    let help = match other {
+                        "sources" | "input" | "inputs" => "did you mean [source.NAME.kafka]?".into(),
+                        "sinks" | "output" | "outputs" => "did you mean [sink.NAME.KIND]?".into(),
+                        "pipeline" | "pipelines" | "routes" => "did you mean [route.NAME]?".into(),
+                        _ => suggest::help(other, TOP, "a table at the top"),
+                    };
+                    self.error(key.span(), format!("unknown table `{other}`"), help);
+                }
+            }
+        }
+        (written, listen, log)
+    }
+
+    fn read<T: DeserializeOwned>(&mut self, part: Part<'t>) -> Option<Named<'t, T>> {
+        let Found { value, meant, plain_secrets } = part.read(self.problems);
+        self.plain_secrets.extend(plain_secrets);
+        Some(Named { part, value: value?, meant })
+    }
+
+    fn sink(&mut self, kind: &str, part: Part<'t>) -> Option<Named<'t, Sink>> {
+        fn wrap<'t, T>(named: Option<Named<'t, T>>, kind: impl FnOnce(T) -> Sink) -> Option<Named<'t, Sink>> {
+            let Named { part, value, meant } = named?;
+            Some(Named { part, value: kind(value), meant })
+        }
+        match kind {
+            "delta" => wrap(self.read(part), Sink::Delta),
+            "file" => wrap(self.read(part), Sink::File),
+            "http" => wrap(self.read(part), Sink::Http),
+            "kafka" => wrap(self.read(part), Sink::Kafka),
+            "null" => wrap(self.read(part), Sink::Null),
+            "stdout" => wrap(self.read(part), Sink::Stdout),
+            other => unreachable!("{other} is none of SINK_KINDS"),
+        }
+    }
+
+    fn listen(&mut self, value: &'t Tree<'t>) -> Option<SocketAddr> {
+        let parsed = value.get_ref().as_str().and_then(|text| text.parse().ok());
+        if parsed.is_none() {
+            self.error(value.span(), "this is not an address to listen at", "write \"IP:PORT\", such as \"127.0.0.1:9464\"");
+        }
+        parsed
+    }
+
+    /// The tables `[section.NAME]`.
+    fn named(
+        &mut self,
+        section: &Spanned<std::borrow::Cow<'t, str>>,
+        value: &'t Tree<'t>,
+        word: &str,
+        kind: Option<&str>,
+    ) -> Vec<(Name, Part<'t>)> {
+        let form = kind.map_or_else(|| format!("[{word}.NAME]"), |kind| format!("[{word}.NAME.{kind}]"));
+        let DeValue::Table(table) = value.get_ref() else {
+            self.error(section.span(), format!("`{word}` is a table of {word}s"), format!("write {form}"));
+            return Vec::new();
+        };
+        let mut list = Vec::new();
+        for (key, value) in table.iter() {
+            if !matches!(value.get_ref(), DeValue::Table(_)) {
+                self.error(key.span(), format!("`{}` stands where a {word}'s name is expected", key.get_ref()), format!("write {form}"));
+                continue;
+            }
+            match key.get_ref().parse::<Name>() {
+                Ok(name) => list.push((name, Part { tree: value, header: header(key), folder: self.folder })),
+                Err(Remedy { wrong, remedy }) => self.error(key.span(), wrong, remedy),
+            }
+        }
+        list
+    }
+
+    /// The one table below `[section.NAME]`: its kind.
+    fn kind(&mut self, name: &Name, part: Part<'t>, word: &str, kinds: &'static [&'static str]) -> Option<(&'static str, Part<'t>)> {
+        let DeValue::Table(table) = part.tree.get_ref() else { return None };
+        let mut chosen = None;
+        for (key, value) in table.iter() {
+            let written = key.get_ref().as_ref();
+            let Some(kind) = kinds.iter().find(|kind| **kind == written) else { continue };
+            if !matches!(value.get_ref(), DeValue::Table(_)) {
+                self.error(key.span(), format!("`{written}` is a table"), format!("write [{word}.{name}.{written}]"));
+                return None;
+            }
+            if chosen.is_some() {
+                self.error(key.span(), format!("the {word} `{name}` has two kinds"), "keep one, and give the other a name of its own");
+                return None;
+            }
+            chosen = Some((*kind, Part { tree: value, header: header(key), folder: self.folder }));
+        }
+        if chosen.is_none() && table.is_empty() {
+            self.error(
+                part.header.clone(),
+                format!("the {word} `{name}` has no kind"),
+                format!("write [{word}.{name}.KIND], KIND being {}", kinds.join(", ")),
+            );
+        }
+        for (key, value) in table.iter().filter(|(key, _)| !kinds.contains(&key.get_ref().as_ref())) {
+            let written = key.get_ref().as_ref();
+            match (value.get_ref(), &chosen) {
+                _ if written == "diffusion" => {
+                    self.error(
+                        key.span(),
+                        format!("the {word} kind \"diffusion\" is not built yet"),
+                        format!("this build has {}", kinds.join(", ")),
+                    );
+                }
+                (DeValue::Table(_), None) => {
+                    let help = suggest::help(written, kinds.iter().copied(), "it");
+                    self.error(key.span(), format!("`{written}` is no kind of {word}"), help);
+                }
+                (value, None) if matches!(written, "kind" | "type") => {
+                    let meant = value.as_str().filter(|kind| kinds.contains(kind)).unwrap_or("KIND");
+                    self.error(
+                        key.span(),
+                        format!("the kind of a {word} is part of its table's name"),
+                        format!("write [{word}.{name}.{meant}]"),
+                    );
+                }
+                (_, chosen) => {
+                    let kind = chosen.as_ref().map_or("KIND", |(kind, _)| *kind);
+                    self.error(
+                        key.span(),
+                        format!("the key `{written}` stands outside of its {word}'s kind"),
+                        format!("move it into [{word}.{name}.{kind}]"),
+                    );
+                }
+            }
+        }
+        chosen
+    }
+}
+
+fn header<'t>(key: &'t Spanned<std::borrow::Cow<'t, str>>) -> Range<usize> {
+    key.span()
+}
+
+impl<T> Named<'_, T> {
+    /// Reports what the table finds wrong with itself.
+    pub fn faults(&self, faults: impl IntoIterator<Item = Fault>, problems: &mut Vec<Problem>) {
+        // What is missing only because its key was mistyped is no problem of its own.
+        let faults = faults.into_iter().filter(|fault| !fault.path.first().is_some_and(|key| self.meant.contains(key)));
+        problems.extend(faults.map(|fault| self.part.problem(fault)));
+    }
+}
+
+impl Written<'_> {
+    /// The configuration of a plugin that stands at `path` of the file.
+    pub fn plugin_config(&self, path: &[&str], name_at: &Range<usize>) -> PluginConfig {
+        PluginConfig::of(self.root, path, self.text.clone()).unwrap_or_else(|| PluginConfig::none(name_at.clone(), self.text.clone()))
+    }
+}
+
+/// The file as a JSON Schema, for editors.
+pub fn schema() -> serde_json::Value {
+    /// For the schema only: what stands where in the file.
+    #[derive(JsonSchema)]
+    #[schemars(deny_unknown_fields, rename = "anabranch configuration")]
+    #[expect(dead_code, reason = "its fields are read by the derived schema")]
+    struct File {
+        /// Address of metrics (`/metrics`) and health (`/healthz`, `/readyz`), such as `"127.0.0.1:9464"`; without it there are none.
+        listen: Option<String>,
+        /// How the router logs.
+        log: Option<Log>,
+        /// Where records come from: `[source.NAME.kafka]`.
+        source: Map<Name, SourceKinds>,
+        /// Where schemas come from: `[registry.NAME]`.
+        registry: Option<Map<Name, Registry>>,
+        /// WebAssembly components and their limits: `[plugin.NAME]`.
+        plugin: Option<Map<Name, PluginWritten>>,
+        /// Where records go to: `[sink.NAME.KIND]`.
+        sink: Map<Name, SinkKinds>,
+        /// From topics through plugins to sinks: `[route.NAME]`.
+        route: Map<Name, RouteWritten>,
+    }
+
+    /// A source by its kind.
+    #[derive(JsonSchema)]
+    #[schemars(deny_unknown_fields)]
+    #[expect(dead_code, reason = "its fields are read by the derived schema")]
+    struct SourceKinds {
+        kafka: KafkaSource,
+    }
+
+    /// A sink by its kind.
+    #[derive(JsonSchema)]
+    #[schemars(rename_all = "snake_case")]
+    #[expect(dead_code, reason = "its variants are read by the derived schema")]
+    enum SinkKinds {
+        Delta(sink::delta::Config),
+        File(sink::file::Config),
+        Http(sink::http::Config),
+        Kafka(sink::kafka::Config),
+        Null(sink::null::Config),
+        Stdout(sink::stdout::Config),
+    }
+
+    schemars::schema_for!(File).to_value()
+}
