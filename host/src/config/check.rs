@@ -4,11 +4,12 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::path::{Component, Path, PathBuf};
 
 use toml::Spanned;
 
 use super::kafka::KafkaSource;
-use super::plugin::{BUNDLED, Component, Limits, Plugin};
+use super::plugin::{self, BUNDLED, Limits, Plugin};
 use super::problem::{Fault, Problem, Severity};
 use super::route::{KeyFormat, Route, RouteWritten, Start, Step, StepWritten, Topics, TopicsWritten, ValueFormat};
 use super::text::Name;
@@ -65,11 +66,12 @@ pub(super) fn config(mut written: Written<'_>, listen: Option<SocketAddr>, log: 
     if written.names.routes.is_empty() {
         let help = "add [route.NAME] with topics, value and to, beside [source.NAME.kafka] and [sink.NAME.KIND]";
         problems.push(Problem::error(0..0, "there is no route, so there is nothing to do", help));
-    } else {
+    } else if !has_errors(problems) {
+        // A mistyped name would make the right one look unused.
         warn_unused(&written, problems);
     }
 
-    if problems.iter().any(|problem| problem.severity == Severity::Error) {
+    if has_errors(problems) {
         return None;
     }
     Some(Config {
@@ -84,11 +86,15 @@ pub(super) fn config(mut written: Written<'_>, listen: Option<SocketAddr>, log: 
     })
 }
 
+fn has_errors(problems: &[Problem]) -> bool {
+    problems.iter().any(|problem| problem.severity == Severity::Error)
+}
+
 fn check_log(log: &Log, written: &Written<'_>) -> Option<Problem> {
     const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
     let is_word = !log.level.contains(['=', ',', '[']);
     let fault = if is_word && !LEVELS.contains(&log.level.to_lowercase().as_str()) {
-        (format!("\"{}\" is no log level", log.level), suggest::help(&log.level, LEVELS, "it"))
+        (format!("\"{}\" is no log level", log.level), suggest::suggestion(&log.level, LEVELS, "levels"))
     } else if let Err(error) = log.level.parse::<tracing_subscriber::filter::Targets>() {
         (format!("\"{}\" is no list of log levels: {error}", log.level), "write such as \"info,anabranch::sink=debug\"".into())
     } else {
@@ -131,30 +137,26 @@ fn inherit_brokers(written: &mut Written<'_>, problems: &mut Vec<Problem>) {
 
 /// Two sinks that write one table or one file would destroy each other's work.
 fn check_shared_places(written: &Written<'_>, problems: &mut Vec<Problem>) {
-    let mut seen = Map::new();
-    for (name, sink) in &written.sinks {
+    let place = |(name, sink): (_, &Named<'_, Sink>)| {
         let (key, place) = match &sink.value {
             Sink::Delta(config) => match (&config.uri, &config.root) {
                 (Some(uri), _) => ("uri", uri.clone()),
-                (None, Some(root)) => ("root", root.clone()),
-                (None, None) => continue,
+                (None, root) => ("root", root.clone()?),
             },
             Sink::File(config) => ("path", config.path.display().to_string()),
-            _ => continue,
+            _ => return None,
         };
-        let place = place.trim_start_matches("file://").trim_end_matches('/').replace("/./", "/");
-        let at = sink.part.place(&[key.to_owned()]);
-        match seen.get(&place) {
-            None => {
-                seen.insert(place, (name, at));
-            }
-            Some((other, other_at)) => {
-                let message = format!("the sinks `{other}` and `{name}` write to the same place");
-                let help = "two sinks of one place overwrite what the other knows of it: name one of them in `to` of both routes";
-                problems
-                    .push(Problem::error(at, message, help).beside(std::ops::Range::clone(other_at), format!("`{other}` writes here too")));
-            }
-        }
+        let place: PathBuf =
+            Path::new(place.trim_start_matches("file://")).components().filter(|part| *part != Component::CurDir).collect();
+        Some((sink.part.place(&[key.to_owned()]), name, place))
+    };
+    let mut places: Vec<_> = written.sinks.iter().filter_map(place).collect();
+    places.sort_by_key(|(at, ..)| at.start);
+    for (index, (at, name, place)) in places.iter().enumerate() {
+        let Some((other_at, other, _)) = places[..index].iter().find(|(_, _, other)| other == place) else { continue };
+        let message = format!("the sinks `{other}` and `{name}` write to the same place");
+        let help = "two writers of one place do not know of each other: keep one sink, and name it in `to` of every route that needs it";
+        problems.push(Problem::error(at.clone(), message, help).beside(other_at.clone(), format!("`{other}` writes here")));
     }
 }
 
@@ -163,8 +165,10 @@ fn check_plugins(written: &Written<'_>, problems: &mut Vec<Problem>) -> Map<Name
     for (name, named) in &written.plugins {
         named.faults(named.value.check(name), problems);
         let component = match &named.value.path {
-            Some(path) => Component::File { path: path.clone(), sha256: named.value.sha256.as_ref().map(|digest| digest.to_lowercase()) },
-            None => Component::Bundled(name.to_string()),
+            Some(path) => {
+                plugin::Component::File { path: path.clone(), sha256: named.value.sha256.as_ref().map(|digest| digest.to_lowercase()) }
+            }
+            None => plugin::Component::Bundled(name.to_string()),
         };
         if BUNDLED.contains(&name.as_str()) && named.value.path.is_some() {
             let message = format!("[plugin.{name}] takes the place of the bundled plugin of this name");
@@ -324,9 +328,10 @@ impl RouteCheck<'_, '_, '_> {
     }
 
     fn known(&mut self, written: &Spanned<String>, names: &BTreeSet<Name>, word: &str) -> Option<Name> {
+        let plural = if word == "registry" { "registries".to_owned() } else { format!("{word}s") };
         let found = names.get(written.get_ref().as_str()).cloned();
         if found.is_none() {
-            let help = suggest::help(written.get_ref(), names.iter().map(Name::as_str), &format!("a {word}"));
+            let help = suggest::suggestion(written.get_ref(), names.iter().map(Name::as_str), &plural);
             self.problems.push(Problem::error(written.span(), format!("there is no {word} `{}`", written.get_ref()), help));
         }
         found
@@ -417,7 +422,7 @@ impl RouteCheck<'_, '_, '_> {
         }
         let name: Name = name.parse().ok()?;
         if is_bundled && !names.contains(&name) {
-            let bundled = Plugin { component: Component::Bundled(name.to_string()), limits: Limits::default(), config: None };
+            let bundled = Plugin { component: plugin::Component::Bundled(name.to_string()), limits: Limits::default(), config: None };
             plugins.entry(name.clone()).or_insert(bundled);
         }
         let common = plugins.get(&name).and_then(|plugin| plugin.config.clone());

@@ -268,12 +268,16 @@ impl Security {
         }
         match self.mechanism {
             None if self.protocol.has_login() => {
-                fault("security", format!("protocol \"{protocol}\" needs a mechanism"), "add mechanism = \"SCRAM-SHA-512\" or another");
+                fault(
+                    "security.mechanism",
+                    format!("protocol \"{protocol}\" needs a mechanism"),
+                    "add mechanism = \"SCRAM-SHA-512\" or another",
+                );
             }
             Some(Mechanism::Oauthbearer) if self.protocol.has_login() => {
                 if self.oauth.is_none() {
                     fault(
-                        "security",
+                        "security.oauth",
                         "OAUTHBEARER needs `oauth`".into(),
                         "add oauth = { token_url = \"..\", client_id = \"..\", client_secret = { env = \"..\" } }",
                     );
@@ -282,10 +286,14 @@ impl Security {
             Some(mechanism) if self.protocol.has_login() => {
                 let name = mechanism.name();
                 if self.username.is_none() {
-                    fault("security", format!("{name} needs a username"), "add username = \"..\"");
+                    fault("security.username", format!("{name} needs a username"), "add username = \"..\"");
                 }
                 if self.password.is_none() {
-                    fault("security", format!("{name} needs a password"), "add password = { env = \"NAME\" } or { file = \"PATH\" }");
+                    fault(
+                        "security.password",
+                        format!("{name} needs a password"),
+                        "add password = { env = \"NAME\" } or { file = \"PATH\" }",
+                    );
                 }
                 if self.oauth.is_some() {
                     fault(
@@ -349,7 +357,7 @@ impl<'de> Deserialize<'de> for Property {
             type Value = Property;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("text, a number or a boolean")
+                f.write_str("text, a number or a boolean\nput quotes around a name with dots: \"fetch.max.bytes\" = 1048576")
             }
 
             fn visit_str<E: Error>(self, text: &str) -> Result<Property, E> {

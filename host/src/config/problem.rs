@@ -4,9 +4,19 @@
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use annotate_snippets::renderer::DecorStyle;
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
+use regex::Regex;
+
+/// What looks like a secret in plain text, wherever it stands: values of keys that are called so, logins in URLs.
+static PLAIN_SECRETS: LazyLock<Regex> = LazyLock::new(|| {
+    let value = r#"(?:"[^"\n]*"|'[^'\n]*')"#;
+    let key = r"(?:password|secret|token|authorization|api-?key)";
+    let login = r#"://([^/\s"'@]+:[^/\s"'@]+)@"#;
+    Regex::new(&format!(r#"(?i){key}["']?\s*=\s*({value})|{login}"#)).expect("a constant that every report uses")
+});
 
 /// How bad a problem is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,7 +112,10 @@ impl Report {
     pub fn new(path: &Path, text: &str, mut problems: Vec<Problem>) -> Self {
         problems.sort_by_key(|problem| (problem.at.start, problem.at.end));
         problems.dedup();
-        Report { path: path.to_owned(), text: text.to_owned(), problems }
+        let mut report = Report { path: path.to_owned(), text: text.to_owned(), problems };
+        let secrets = PLAIN_SECRETS.captures_iter(text).filter_map(|found| Some(found.get(1).or_else(|| found.get(2))?.range()));
+        report.hide(&secrets.collect::<Vec<_>>());
+        report
     }
 
     /// Makes ranges of the text unreadable: secrets that were written in plain text are not shown to others too.
@@ -112,6 +125,13 @@ impl Report {
             let stars: String = found.bytes().map(|byte| if byte == b'\n' { '\n' } else { '*' }).collect();
             self.text.replace_range(range.clone(), &stars);
         }
+    }
+
+    /// The same with further problems of the same file.
+    #[must_use]
+    pub fn with(self, problems: Vec<Problem>) -> Self {
+        let all = self.problems.into_iter().chain(problems).collect();
+        Report::new(&self.path, &self.text, all)
     }
 
     /// Whether something keeps the router from starting.

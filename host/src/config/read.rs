@@ -16,6 +16,7 @@ use serde::de::{
 use toml::Spanned;
 use toml::de::DeValue;
 
+use super::secret::SECRET_MARK;
 use super::suggest;
 use super::text::PATH_MARK;
 use super::tree::Tree;
@@ -52,10 +53,12 @@ impl Wrong {
             None => (text.to_owned(), String::new()),
         };
         Some(match self {
-            Wrong::UnknownKey { key, known } => (format!("unknown key `{key}`"), suggest::help(key, known.iter().copied(), "a key here")),
+            Wrong::UnknownKey { key, known } => {
+                (format!("unknown key `{key}`"), suggest::suggestion(key, known.iter().copied(), "keys here"))
+            }
             Wrong::MissingKey(key) => (format!("the key `{key}` is missing"), format!("add {key} = ..")),
             Wrong::UnknownWord { word, known } => {
-                (format!("\"{word}\" is not one of the words here"), suggest::help(word, known.iter().copied(), "it"))
+                (format!("\"{word}\" is not one of the words here"), suggest::suggestion(word, known.iter().copied(), "words"))
             }
             Wrong::Kind { found, expected } => {
                 let (expected, remedy) = with_help(expected);
@@ -172,7 +175,7 @@ impl<'t> Node<'t, '_> {
         Node { tree, ..self }
     }
 
-    fn entry(tree: &Tree<'_>) -> Entry {
+    pub fn entry(tree: &Tree<'_>) -> Entry {
         std::ptr::from_ref(tree) as usize
     }
 
@@ -211,11 +214,29 @@ impl<'t> Node<'t, '_> {
         .map_err(|error| self.placed(error))
     }
 
+    /// Where a secret is expected, text may be the secret itself.
+    fn note_plain_secrets(self) {
+        let mut noted = self.plain_secrets.borrow_mut();
+        match self.tree.get_ref() {
+            DeValue::Table(table) => {
+                let others = table.iter().filter(|(key, _)| !matches!(key.get_ref().as_ref(), "env" | "file"));
+                noted.extend(others.map(|(_, value)| value.span()));
+            }
+            _ => noted.push(self.tree.span()),
+        }
+    }
+
     fn placed(self, mut error: ReadError) -> ReadError {
-        if let (Wrong::MissingKey(key), None, DeValue::Table(table)) = (&error.wrong, &error.at, self.tree.get_ref())
-            && table.get(*key).is_some_and(|value| self.is_skipped(value))
-        {
-            error.wrong = Wrong::Follows;
+        if let (None, None, DeValue::Table(table)) = (&error.entry, &error.at, self.tree.get_ref()) {
+            let follows = match &error.wrong {
+                Wrong::MissingKey(key) => table.get(*key).is_some_and(|value| self.is_skipped(value)),
+                // A table that says itself that it is incomplete.
+                Wrong::Other(_) => table.values().any(|value| self.is_skipped(value)),
+                _ => false,
+            };
+            if follows {
+                error.wrong = Wrong::Follows;
+            }
         }
         error.at(|| self.tree.span())
     }
@@ -279,8 +300,8 @@ impl<'t> Deserializer<'t> for Node<'t, '_> {
             let spanned = serde_spanned::de::SpannedDeserializer::new(self, self.tree.span());
             return visitor.visit_map(spanned).map_err(|error| self.placed(error));
         }
-        if name == "Secret" && !matches!(self.tree.get_ref(), DeValue::Table(_)) {
-            self.plain_secrets.borrow_mut().push(self.tree.span());
+        if name == SECRET_MARK {
+            self.note_plain_secrets();
         }
         self.visit(visitor)
     }

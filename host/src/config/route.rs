@@ -434,6 +434,12 @@ const START_REMEDY: &str =
 
 impl<'de> Deserialize<'de> for StartWritten {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(field_identifier, rename_all = "snake_case")]
+        enum Place {
+            Timestamp,
+            Offsets,
+        }
         struct WordOrTable;
         impl<'de> Visitor<'de> for WordOrTable {
             type Value = StartWritten;
@@ -452,13 +458,12 @@ impl<'de> Deserialize<'de> for StartWritten {
 
             fn visit_map<A: MapAccess<'de>>(self, mut table: A) -> Result<StartWritten, A::Error> {
                 let one = || A::Error::custom(Remedy::new("a start is one place", START_REMEDY));
-                let Some(kind) = table.next_key::<String>()? else { return Err(one()) };
-                let start = match kind.as_str() {
-                    "timestamp" => Start::Timestamp(table.next_value::<Moment>()?.0),
-                    "offsets" => Start::Offsets(table.next_value()?),
-                    other => return Err(A::Error::unknown_field(other, &["timestamp", "offsets"])),
+                let start = match table.next_key()? {
+                    Some(Place::Timestamp) => Start::Timestamp(table.next_value::<Moment>()?.0),
+                    Some(Place::Offsets) => Start::Offsets(table.next_value()?),
+                    None => return Err(one()),
                 };
-                if table.next_key::<String>()?.is_some() { Err(one()) } else { Ok(StartWritten(start)) }
+                if table.next_key::<Place>()?.is_some() { Err(one()) } else { Ok(StartWritten(start)) }
             }
         }
         deserializer.deserialize_any(WordOrTable)

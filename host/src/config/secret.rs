@@ -15,6 +15,9 @@ use super::text::{FilePath, Remedy};
 
 const REMEDY: &str = "write { env = \"NAME\" } or { file = \"/run/secrets/name\" }, so that the secret itself is not in this file";
 
+/// Marks a secret for the configuration's own deserializer, which hides what is written instead of one.
+pub(super) const SECRET_MARK: &str = "Secret";
+
 /// A secret, written as `{ env = "NAME" }` or `{ file = "PATH" }`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret {
@@ -87,8 +90,15 @@ impl JsonSchema for Secret {
 
 impl<'de> Deserialize<'de> for Secret {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_struct("Secret", &["env", "file"], SecretVisitor)
+        deserializer.deserialize_struct(SECRET_MARK, &["env", "file"], SecretVisitor)
     }
+}
+
+#[derive(Deserialize)]
+#[serde(field_identifier, rename_all = "snake_case")]
+enum Place {
+    Env,
+    File,
 }
 
 struct SecretVisitor;
@@ -106,16 +116,12 @@ impl<'de> Visitor<'de> for SecretVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Secret, A::Error> {
         let incomplete = || A::Error::custom(Remedy::new("a secret comes from exactly one place", REMEDY));
-        let Some(kind) = map.next_key::<Cow<'_, str>>()? else { return Err(incomplete()) };
-        let secret = match kind.as_ref() {
-            "env" => map.next_value::<FromEnv>()?.0,
-            "file" => map.next_value::<FromFile>()?.0,
-            other => return Err(A::Error::unknown_field(other, &["env", "file"])),
+        let secret = match map.next_key()? {
+            Some(Place::Env) => map.next_value::<FromEnv>()?.0,
+            Some(Place::File) => map.next_value::<FromFile>()?.0,
+            None => return Err(incomplete()),
         };
-        if map.next_key::<Cow<'_, str>>()?.is_some() {
-            return Err(incomplete());
-        }
-        Ok(secret)
+        if map.next_key::<Place>()?.is_some() { Err(incomplete()) } else { Ok(secret) }
     }
 }
 

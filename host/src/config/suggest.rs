@@ -10,23 +10,23 @@ pub fn nearest<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> O
     (best.0 <= (written.chars().count() / 3).clamp(1, 4)).then_some(best.1)
 }
 
-/// The help for an unknown name: the nearest one, or all that there are.
-pub fn help<'a>(written: &str, known: impl IntoIterator<Item = &'a str>, what: &str) -> String {
+/// The help for an unknown name among `known`, which are called `what`: the nearest one, or all that there are.
+pub fn suggestion<'a>(written: &str, known: impl IntoIterator<Item = &'a str>, what: &str) -> String {
     let known: Vec<&str> = known.into_iter().collect();
     match nearest(written, known.iter().copied()) {
         Some(name) => format!("did you mean `{name}`?"),
-        None if known.is_empty() => format!("there is no {what} at all"),
-        None => format!("{what} can be {}", listed(&known)),
+        None if known.is_empty() => format!("there are no {what}"),
+        None => format!("the {what} are {}", listed(&known)),
     }
 }
 
-/// `a`, `b` or `c`
+/// `a`, `b` and `c`
 fn listed(names: &[&str]) -> String {
     let quoted: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
     match quoted.as_slice() {
         [] => String::new(),
         [one] => one.clone(),
-        [all @ .., last] => format!("{} or {last}", all.join(", ")),
+        [all @ .., last] => format!("{} and {last}", all.join(", ")),
     }
 }
 

@@ -217,6 +217,9 @@ impl FromStr for HttpUrl {
 
     fn from_str(text: &str) -> Result<Self, Remedy> {
         const REMEDY: &str = "write it as \"http://host:port/path\" or \"https://..\"";
+        if !text.contains("://") {
+            return Err(Remedy::new(format!("\"{text}\" has no scheme"), REMEDY));
+        }
         let url = url::Url::parse(text).map_err(|error| Remedy::new(format!("\"{text}\" is not a URL: {error}"), REMEDY))?;
         if !matches!(url.scheme(), "http" | "https") {
             return Err(Remedy::new(format!("the URL's scheme is \"{}\"", url.scheme()), REMEDY));

@@ -17,7 +17,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::problem::{Fault, Problem};
-use super::read::{Node, Wrong};
+use super::read::{Entry, Node, Wrong};
 use super::suggest;
 
 /// A value of the file and its place.
@@ -77,6 +77,8 @@ pub(super) struct Found<T> {
     pub value: Option<T>,
     /// Keys that were probably meant by unknown ones.
     pub meant: HashSet<String>,
+    /// Entries that are wrong.
+    pub skipped: HashSet<Entry>,
     /// Ranges of the text that hold secrets in plain text.
     pub plain_secrets: Vec<Range<usize>>,
 }
@@ -110,12 +112,18 @@ impl Part<'_> {
                 break None;
             }
         };
-        Found { value, meant, plain_secrets: plain_secrets.into_inner() }
+        Found { value, meant, skipped: skipped.into_inner(), plain_secrets: plain_secrets.into_inner() }
     }
 
     /// Whether the part has this key, right or wrong.
     pub fn has(&self, key: &str) -> bool {
         self.tree.get_ref().as_table().is_some_and(|table| table.contains_key(key))
+    }
+
+    /// Whether the value at a path is one of `entries`.
+    pub fn is_among(&self, path: &[String], entries: &HashSet<Entry>) -> bool {
+        let (found, _, depth) = walk(self.tree, path);
+        depth == path.len() && entries.contains(&Node::entry(found))
     }
 
     /// Where a fault belongs.

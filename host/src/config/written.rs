@@ -16,10 +16,11 @@ use toml::de::{DeTable, DeValue};
 use super::check::{self, Names};
 use super::plugin::PluginWritten;
 use super::problem::{Fault, Problem};
+use super::read::Entry;
 use super::route::RouteWritten;
 use super::text::{Name, Remedy};
 use super::tree::{Found, Part, PluginConfig, Tree};
-use super::{Config, KafkaSource, Log, Map, Registry, Sink, suggest};
+use super::{Config, KafkaSource, Log, Map, Registry, Sink, suggest, syntax};
 use crate::sink;
 
 /// Keys at the top of the file.
@@ -33,6 +34,8 @@ pub(super) struct Named<'t, T> {
     pub value: T,
     /// Keys that were probably meant by unknown ones: they are not missing too.
     pub meant: HashSet<String>,
+    /// Entries that were reported already.
+    pub skipped: HashSet<Entry>,
 }
 
 /// All tables of the file.
@@ -51,16 +54,8 @@ pub(super) struct Written<'t> {
 /// Reads `text`; relative paths in it count from `folder`. With the configuration come the ranges of secrets in plain text.
 pub(super) fn read(text: &str, folder: &Path, problems: &mut Vec<Problem>) -> (Option<Config>, Vec<Range<usize>>) {
     let (table, errors) = DeTable::parse_recoverable(text);
-    let mut is_broken = false;
-    for error in &errors {
-        let at = error.span().unwrap_or(0..0);
-        let is_twice = error.message().starts_with("duplicate key");
-        is_broken |= !is_twice;
-        let (message, help) = syntax_words(error.message(), text.get(at.clone()).unwrap_or_default());
-        problems.push(Problem::error(at, message, help));
-    }
     // What follows from broken syntax would only confuse.
-    if is_broken {
+    if syntax::report(text, &errors, problems) {
         return (None, Vec::new());
     }
     let root = Spanned::new(table.span(), DeValue::Table(table.into_inner()));
@@ -68,19 +63,6 @@ pub(super) fn read(text: &str, folder: &Path, problems: &mut Vec<Problem>) -> (O
     let (written, listen, log) = reader.top(&root, text);
     let plain_secrets = reader.plain_secrets;
     (check::config(written, listen, log, problems), plain_secrets)
-}
-
-fn syntax_words(message: &str, written: &str) -> (String, String) {
-    if message.starts_with("duplicate key") {
-        let name = written.trim_matches(['[', ']', ' ']);
-        return (
-            format!("`{name}` stands here a second time"),
-            "names and tables are unique: rename this one, or put both together".into(),
-        );
-    }
-    let help =
-        if message.contains("string values must be quoted") { "put the text into quotes" } else { "see https://toml.io for the syntax" };
-    (message.to_owned(), help.into())
 }
 
 struct Reader<'t, 'p> {
@@ -150,7 +132,7 @@ impl<'t> Reader<'t, '_> {
                         "sources" | "input" | "inputs" => "did you mean [source.NAME.kafka]?".into(),
                         "sinks" | "output" | "outputs" => "did you mean [sink.NAME.KIND]?".into(),
                         "pipeline" | "pipelines" | "routes" => "did you mean [route.NAME]?".into(),
-                        _ => suggest::help(other, TOP, "a table at the top"),
+                        _ => suggest::suggestion(other, TOP, "tables"),
                     };
                     self.error(key.span(), format!("unknown table `{other}`"), help);
                 }
@@ -160,18 +142,29 @@ impl<'t> Reader<'t, '_> {
     }
 
     fn read<T: DeserializeOwned>(&mut self, part: Part<'t>) -> Option<Named<'t, T>> {
-        let Found { value, meant, plain_secrets } = part.read(self.problems);
+        let Found { value, meant, skipped, plain_secrets } = part.read(self.problems);
         self.plain_secrets.extend(plain_secrets);
-        Some(Named { part, value: value?, meant })
+        Some(Named { part, value: value?, meant, skipped })
     }
 
     fn sink(&mut self, kind: &str, part: Part<'t>) -> Option<Named<'t, Sink>> {
         fn wrap<'t, T>(named: Option<Named<'t, T>>, kind: impl FnOnce(T) -> Sink) -> Option<Named<'t, Sink>> {
-            let Named { part, value, meant } = named?;
-            Some(Named { part, value: kind(value), meant })
+            let Named { part, value, meant, skipped } = named?;
+            Some(Named { part, value: kind(value), meant, skipped })
         }
         match kind {
-            "delta" => wrap(self.read(part), Sink::Delta),
+            "delta" => {
+                let folder = self.folder;
+                wrap(self.read(part), |mut config: sink::delta::Config| {
+                    for place in [&mut config.uri, &mut config.root].into_iter().flatten() {
+                        // A URI stands for itself; a path counts from the folder of the file, as all paths do.
+                        if !place.contains("://") {
+                            *place = folder.join(&place).to_string_lossy().into_owned();
+                        }
+                    }
+                    Sink::Delta(config)
+                })
+            }
             "file" => wrap(self.read(part), Sink::File),
             "http" => wrap(self.read(part), Sink::Http),
             "kafka" => wrap(self.read(part), Sink::Kafka),
@@ -251,7 +244,7 @@ impl<'t> Reader<'t, '_> {
                     );
                 }
                 (DeValue::Table(_), None) => {
-                    let help = suggest::help(written, kinds.iter().copied(), "it");
+                    let help = suggest::suggestion(written, kinds.iter().copied(), "kinds");
                     self.error(key.span(), format!("`{written}` is no kind of {word}"), help);
                 }
                 (value, None) if matches!(written, "kind" | "type") => {
@@ -263,7 +256,7 @@ impl<'t> Reader<'t, '_> {
                     );
                 }
                 (_, chosen) => {
-                    let kind = chosen.as_ref().map_or("KIND", |(kind, _)| *kind);
+                    let kind = chosen.as_ref().map_or(if let [only] = kinds { only } else { "KIND" }, |(kind, _)| *kind);
                     self.error(
                         key.span(),
                         format!("the key `{written}` stands outside of its {word}'s kind"),
@@ -283,9 +276,10 @@ fn header<'t>(key: &'t Spanned<std::borrow::Cow<'t, str>>) -> Range<usize> {
 impl<T> Named<'_, T> {
     /// Reports what the table finds wrong with itself.
     pub fn faults(&self, faults: impl IntoIterator<Item = Fault>, problems: &mut Vec<Problem>) {
-        // What is missing only because its key was mistyped is no problem of its own.
-        let faults = faults.into_iter().filter(|fault| !fault.path.first().is_some_and(|key| self.meant.contains(key)));
-        problems.extend(faults.map(|fault| self.part.problem(fault)));
+        // What is missing only because its key was mistyped or its value is wrong is no problem of its own.
+        let is_known =
+            |fault: &Fault| fault.path.last().is_some_and(|key| self.meant.contains(key)) || self.part.is_among(&fault.path, &self.skipped);
+        problems.extend(faults.into_iter().filter(|fault| !is_known(fault)).map(|fault| self.part.problem(fault)));
     }
 }
 

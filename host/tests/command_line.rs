@@ -1,0 +1,45 @@
+//! The command line as a user meets it: what goes to which stream, and the exit code.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+fn anabranch(arguments: &[&str]) -> Output {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/config");
+    Command::new(env!("CARGO_BIN_EXE_anabranch")).args(arguments).current_dir(folder).env_remove("NO_COLOR").output().unwrap()
+}
+
+#[test]
+fn check_shows_all_problems_and_exits_with_2() {
+    let output = anabranch(&["check", "unknown_names.toml"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(output.stdout.is_empty());
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/config/unknown_names.stderr");
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), std::fs::read_to_string(golden).unwrap());
+}
+
+#[test]
+fn check_of_a_good_file_says_what_goes_where_and_exits_with_0() {
+    let output = anabranch(&["check", "good.toml"]);
+    let shown = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{shown}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(shown.contains("route orders: shop (orders) -> filter -> destination-pattern -> live, lake, dead letters to dlq"), "{shown}");
+}
+
+#[test]
+fn a_missing_file_and_wrong_arguments_are_the_users_to_mend() {
+    for arguments in [&["check", "nowhere.toml"][..], &["check"], &["chek", "good.toml"], &["try", "good.toml", "--route", "ordrs"]] {
+        let output = anabranch(arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(!output.stderr.is_empty(), "{arguments:?}");
+    }
+}
+
+#[test]
+fn the_schema_is_json_that_names_every_table() {
+    let output = anabranch(&["schema"]);
+    assert_eq!(output.status.code(), Some(0));
+    let schema: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    for table in ["source", "registry", "plugin", "sink", "route", "log", "listen"] {
+        assert!(schema["properties"][table].is_object(), "{table}");
+    }
+}
