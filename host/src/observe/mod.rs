@@ -278,7 +278,17 @@ impl SinkMetrics {
         }
     }
 
-    /// For tests: counters that no registry shows.
+    /// What the sink is called in readiness.
+    pub fn part(&self) -> &str {
+        &self.part
+    }
+
+    /// All metrics of the process.
+    pub fn all(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Counters that no registry shows: for tests and probes.
     pub fn detached() -> Self {
         Metrics::new().route(&"test".into()).sink("test")
     }

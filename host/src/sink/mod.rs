@@ -3,10 +3,14 @@
 //! Invariant: a piece's token is settled only after its outputs are durable at the sink, or given up as dead letters.
 //! A sink that cannot write now waits (and says so); it never drops.
 
+pub mod backoff;
 pub mod delta;
 pub mod file;
+#[cfg(test)]
+mod fixture;
 pub mod http;
 pub mod kafka;
+pub mod line;
 pub mod null;
 pub mod stdout;
 
@@ -15,7 +19,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 
 use crate::ack::{Slot, Token};
-use crate::dead::DeadLetters;
+use crate::dead::{Class, DeadLetters, Letter};
 use crate::observe::SinkMetrics;
 use crate::output::{Outputs, View};
 
@@ -69,6 +73,17 @@ pub struct Inbox {
     urgent: watch::Receiver<u32>,
 }
 
+/// What an [`Inbox`] hears.
+#[derive(Debug)]
+pub enum Heard {
+    /// A message came.
+    Message(Message),
+    /// What is held back should become durable now.
+    Urgent,
+    /// Nothing more will come.
+    Closed,
+}
+
 /// The other end of an [`Inbox`].
 #[derive(Debug, Clone)]
 pub struct Outbox(mpsc::UnboundedSender<Message>);
@@ -120,6 +135,15 @@ impl Inbox {
         self.messages.recv().await
     }
 
+    /// The next message, or that it became urgent: for sinks that hold something back. Call it while it is not urgent yet.
+    /// Cancel safe.
+    pub async fn next_or_urgent(&mut self) -> Heard {
+        tokio::select! {
+            message = self.messages.recv() => message.map_or(Heard::Closed, Heard::Message),
+            Ok(_) = self.urgent.wait_for(|count| *count > 0) => Heard::Urgent,
+        }
+    }
+
     /// A message that is there already.
     pub fn try_next(&mut self) -> Option<Message> {
         self.messages.try_recv().ok()
@@ -139,6 +163,17 @@ impl Inbox {
     }
 }
 
+/// How a sink uses the destinations that plugins choose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Uses {
+    /// Every output needs one.
+    Needed,
+    /// It has a default for outputs without one.
+    Optional,
+    /// It has one place for all outputs.
+    Ignored,
+}
+
 /// What a sink needs beside its own configuration.
 #[derive(Debug, Clone)]
 pub struct Surroundings {
@@ -154,6 +189,24 @@ pub struct Surroundings {
     pub dead: DeadLetters,
     /// Counters of this sink.
     pub metrics: SinkMetrics,
+}
+
+impl Surroundings {
+    /// The letter with which this sink gives `view` up.
+    pub fn letter(&self, view: View<'_>, class: Class, code: &str, message: String) -> (u32, Letter) {
+        let letter = Letter { record: view.output().input, class, code: code.to_owned(), message, by: self.sink.clone(), digest: None };
+        (view.index as u32, letter)
+    }
+}
+
+/// A sink gives up outputs of a piece, each named by its position in the list of outputs. Afterwards the dead letters owe them, and
+/// the piece may be settled: nobody here waits until they are durable.
+fn give_up(surroundings: &Surroundings, piece: &Piece, letters: Vec<(u32, Letter)>) {
+    if letters.is_empty() {
+        return;
+    }
+    surroundings.metrics.given_up.inc_by(letters.len() as u64);
+    drop(surroundings.dead.give_up_outputs(piece, letters));
 }
 
 /// Why a sink stops its route.

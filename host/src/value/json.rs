@@ -5,14 +5,15 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use serde::Deserialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::text;
 use super::walk::{Events, Nothing, Scalar};
 use super::{DEPTH_MAX, DecodeError};
 
 /// How what JSON has no type for is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct JsonOptions {
     /// Decimals.
@@ -24,7 +25,7 @@ pub struct JsonOptions {
 }
 
 /// Decimals in JSON.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum DecimalAs {
     /// `"12.34"`.
@@ -37,7 +38,7 @@ pub enum DecimalAs {
 }
 
 /// Byte strings in JSON.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum BytesAs {
     /// RFC 4648, section 4.
@@ -48,7 +49,7 @@ pub enum BytesAs {
 }
 
 /// Dates and times in JSON.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum TimeAs {
     /// ISO 8601 text.
