@@ -1,0 +1,159 @@
+//! Looking at tables: rows, counts, ledgers. For the demo, for checks, and for tests; never on a record's way.
+//!
+//! Invariant: nothing here writes to a table.
+
+use std::fs::File;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch, StringArray, new_null_array};
+use arrow::compute::{cast, concat};
+use deltalake::kernel::transaction::TableReference;
+use deltalake::logstore::LogStoreRef;
+use deltalake::table::builder::DeltaTableConfig;
+use deltalake::{DeltaTable, DeltaTableError};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use url::Url;
+
+use super::columns::arrow_schema;
+use super::files::local_path;
+use super::ledger::Ledger;
+use super::settings::{Place, Settings, place_url};
+use super::table::{Table, TableError, chain, log_store};
+
+/// How many rows a table has, from its log alone.
+///
+/// # Errors
+/// Where there is no table, or a file has no count.
+pub async fn row_count(uri: &str) -> Result<u64, TableError> {
+    let (_, table) = load(uri).await?;
+    let state = table.snapshot()?;
+    let mut rows = 0;
+    for file in state.log_data().iter() {
+        let records = file.num_records().ok_or_else(|| TableError::Refused(format!("{} has no row count in the log", file.path())))?;
+        rows += records as u64;
+    }
+    Ok(rows)
+}
+
+/// All rows of a table on this machine: one batch per row group, all columns in the table's order.
+///
+/// # Errors
+/// Where there is no table, a file cannot be read, or rows of a file were deleted by a vector.
+pub async fn read_table(uri: &str) -> Result<Vec<RecordBatch>, TableError> {
+    let (url, table) = load(uri).await?;
+    let state = table.snapshot()?;
+    let schema = arrow_schema(&state.schema()).map_err(TableError::Refused)?;
+    let mut batches = Vec::new();
+    for file in state.log_data().iter() {
+        if file.deletion_vector_descriptor().is_some() {
+            return Err(TableError::Refused(format!("{} has a deletion vector", file.path())));
+        }
+        let values = file.remove_action(false).partition_values.unwrap_or_default();
+        let path = local_path(&url, &file.path()).ok_or_else(|| TableError::Refused(format!("{url} is not on this machine")))?;
+        for batch in parquet(&path).map_err(TableError::Unavailable)? {
+            let rows = batch.num_rows();
+            let column = |field: &arrow::datatypes::FieldRef| -> Result<ArrayRef, String> {
+                if let Some(value) = values.get(field.name()) {
+                    let value: ArrayRef = Arc::new(StringArray::from(vec![value.as_deref()]));
+                    let value = cast(&value, field.data_type()).map_err(|error| error.to_string())?;
+                    return concat(&vec![value.as_ref(); rows]).map_err(|error| error.to_string());
+                }
+                match batch.column_by_name(field.name()) {
+                    Some(column) => cast(column, field.data_type()).map_err(|error| error.to_string()),
+                    None => Ok(new_null_array(field.data_type(), rows)),
+                }
+            };
+            let columns: Result<Vec<_>, _> = schema.fields().iter().map(column).collect();
+            let columns = columns.map_err(TableError::Unavailable)?;
+            batches.push(RecordBatch::try_new(schema.clone(), columns).map_err(|error| TableError::Unavailable(error.to_string()))?);
+        }
+    }
+    Ok(batches)
+}
+
+fn parquet(path: &std::path::Path) -> Result<Vec<RecordBatch>, String> {
+    let named = |error: &dyn std::error::Error| format!("{}: {}", path.display(), chain(error));
+    let file = File::open(path).map_err(|error| named(&error))?;
+    let reader = ParquetRecordBatchReaderBuilder::try_new(file).and_then(|builder| builder.build()).map_err(|error| named(&error))?;
+    reader.collect::<Result<Vec<_>, _>>().map_err(|error| named(&error))
+}
+
+async fn load(uri: &str) -> Result<(Url, DeltaTable), TableError> {
+    let url = place_url(uri).map_err(TableError::Refused)?;
+    let mut table = DeltaTable::new(log_store(&url)?, DeltaTableConfig::default());
+    table.load().await.map_err(|error: DeltaTableError| TableError::Unavailable(format!("{uri}: {}", chain(&error))))?;
+    Ok((url, table))
+}
+
+/// What the ledger of a sink's table says: topic, partition, next offset. Empty where there is no table yet, or where records
+/// choose the table: then only the group's committed offset says where to begin.
+///
+/// # Errors
+/// Where the table's log cannot be read.
+pub async fn ledger_positions(settings: &Settings, group: &str, sink: &str) -> Result<Vec<(Arc<str>, i32, i64)>, TableError> {
+    let Place::One(url) = &settings.place else { return Ok(Vec::new()) };
+    let ledger = Ledger::new(settings.ledger.as_deref(), group, sink);
+    let Some(table) = open_quietly(log_store(url)?).await? else { return Ok(Vec::new()) };
+    let positions = table.positions.iter().filter_map(|(app_id, last)| {
+        let partition = ledger.partition(app_id)?;
+        Some((partition.topic, partition.partition, last + 1))
+    });
+    let mut positions: Vec<_> = positions.collect();
+    positions.sort();
+    Ok(positions)
+}
+
+/// Opens a table; a folder that is not there holds none.
+async fn open_quietly(store: LogStoreRef) -> Result<Option<Table>, TableError> {
+    if local_path(store.root_url(), "").is_some_and(|folder| !folder.exists()) {
+        return Ok(None);
+    }
+    Table::open(store).await
+}
+
+/// Whether a sink could write where its settings say: opens the table, or tries the folder in which it would be created.
+///
+/// # Errors
+/// Says what is in the way.
+pub async fn probe(settings: &Settings) -> Result<(), String> {
+    let url = match &settings.place {
+        Place::One(url) => url,
+        Place::Below { root, .. } => root,
+    };
+    if let Place::One(url) = &settings.place {
+        let store = log_store(url).map_err(|error| error.to_string())?;
+        if let Some(table) = open_quietly(store).await.map_err(|error| error.to_string())? {
+            check_table(&table, &settings.partition_by)?;
+        }
+    }
+    let Some(folder) = local_path(url, "") else { return Ok(()) };
+    let there = folder.ancestors().find(|folder| folder.exists()).ok_or_else(|| format!("{} has no root", folder.display()))?;
+    if !there.is_dir() {
+        return Err(format!("{} is a file; a table is a folder", there.display()));
+    }
+    let trial = there.join(format!(".anabranch-check-{}", uuid::Uuid::new_v4()));
+    std::fs::create_dir(&trial)
+        .and_then(|()| std::fs::remove_dir(&trial))
+        .map_err(|error| format!("{} cannot be written: {error}", there.display()))
+}
+
+/// Whether rows can be appended to a table that is there.
+///
+/// # Errors
+/// Says what is in the way, and the remedy.
+pub fn check_table(table: &Table, partition_by: &[String]) -> Result<(), String> {
+    let state = table.state().map_err(|error| error.to_string())?;
+    let found = state.metadata().partition_columns();
+    if !partition_by.is_empty() && found != partition_by {
+        return Err(format!(
+            "the table is partitioned by [{}], `partition_by` says [{}]: a table's partition columns cannot change",
+            found.join(", "),
+            partition_by.join(", ")
+        ));
+    }
+    let mapping = state.config().column_mapping_mode;
+    if mapping.is_some_and(|mode| mode != delta_kernel::table_features::ColumnMappingMode::None) {
+        return Err("the table maps column names (delta.columnMapping.mode), which this sink does not write".into());
+    }
+    Ok(())
+}

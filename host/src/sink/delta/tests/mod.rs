@@ -1,0 +1,4 @@
+//! Tables on disk: what the sink promises, tried with real commits of its own and of others.
+
+mod commits;
+mod lake;
