@@ -23,6 +23,13 @@ pub struct Slot {
     generation: u64,
 }
 
+impl Slot {
+    /// Which life of the partition it is; later lives, of all partitions, have larger numbers.
+    pub fn generation(self) -> u64 {
+        self.generation
+    }
+}
+
 /// Topic and partition.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TopicPartition {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use deltalake::kernel::engine::arrow_conversion::{TryIntoArrow, TryIntoKernel};
-use deltalake::kernel::{ArrayType, DataType, MapType, PrimitiveType, StructField, StructType};
+use deltalake::kernel::{ArrayType, DataType, MapType, StructField, StructType};
 
 use super::table::chain;
 
@@ -39,12 +39,31 @@ pub fn arrow_schema(columns: &StructType) -> Result<SchemaRef, String> {
     Ok(Arc::new(schema))
 }
 
-/// The table's columns with those of `wanted` that it lacks; `None`: it lacks none.
+/// The table's columns with those of `wanted` that it lacks; `None`: it lacks none. Columns that both have are left as the table
+/// has them: whether they can hold the values is for whoever makes the rows to say.
+///
+/// # Errors
+/// Where names differ in case only, or there would be too many.
+pub fn extend(table: &StructType, wanted: &StructType) -> Result<Option<StructType>, String> {
+    merge_within(table, wanted, Types::MayDiffer)
+}
+
+/// The table's columns with those of files that it lacks; `None`: it lacks none.
 ///
 /// # Errors
 /// Names the column that has another type, and both types.
-pub fn merge(table: &StructType, wanted: &StructType) -> Result<Option<StructType>, String> {
-    let merged = merge_fields(table, wanted, "")?;
+pub fn merge(table: &StructType, files: &StructType) -> Result<Option<StructType>, String> {
+    merge_within(table, files, Types::MustBeSame)
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Types {
+    MayDiffer,
+    MustBeSame,
+}
+
+fn merge_within(table: &StructType, wanted: &StructType, types: Types) -> Result<Option<StructType>, String> {
+    let merged = merge_fields(table, wanted, types, "")?;
     if let Some(merged) = &merged
         && merged.fields().len() > COLUMNS_MAX
     {
@@ -53,7 +72,7 @@ pub fn merge(table: &StructType, wanted: &StructType) -> Result<Option<StructTyp
     Ok(merged)
 }
 
-fn merge_fields(table: &StructType, wanted: &StructType, place: &str) -> Result<Option<StructType>, String> {
+fn merge_fields(table: &StructType, wanted: &StructType, types: Types, place: &str) -> Result<Option<StructType>, String> {
     let mut fields: Vec<StructField> = table.fields().cloned().collect();
     let mut changed = false;
     for want in wanted.fields() {
@@ -69,7 +88,7 @@ fn merge_fields(table: &StructType, wanted: &StructType, place: &str) -> Result<
         if have.name() != want.name() {
             return Err(format!("column {path:?} differs from the table's column {:?} in case only", have.name()));
         }
-        if let Some(data_type) = merge_types(&have.data_type, &want.data_type, &path)? {
+        if let Some(data_type) = merge_types(&have.data_type, &want.data_type, types, &path)? {
             have.data_type = data_type;
             changed = true;
         }
@@ -80,47 +99,20 @@ fn merge_fields(table: &StructType, wanted: &StructType, place: &str) -> Result<
     StructType::try_new(fields).map(Some).map_err(|error| chain(&error))
 }
 
-fn merge_types(table: &DataType, wanted: &DataType, path: &str) -> Result<Option<DataType>, String> {
+fn merge_types(table: &DataType, wanted: &DataType, types: Types, path: &str) -> Result<Option<DataType>, String> {
     match (table, wanted) {
-        (DataType::Struct(table), DataType::Struct(wanted)) => Ok(merge_fields(table, wanted, path)?.map(DataType::from)),
+        (DataType::Struct(table), DataType::Struct(wanted)) => Ok(merge_fields(table, wanted, types, path)?.map(DataType::from)),
         (DataType::Array(table), DataType::Array(wanted)) => {
-            let element = merge_types(table.element_type(), wanted.element_type(), &format!("{path}[]"))?;
+            let element = merge_types(table.element_type(), wanted.element_type(), types, &format!("{path}[]"))?;
             Ok(element.map(|element| ArrayType::new(element, table.contains_null()).into()))
         }
         (DataType::Map(table), DataType::Map(wanted)) => {
-            if merge_types(table.key_type(), wanted.key_type(), &format!("{path}.key"))?.is_some() {
-                return Err(format!("the keys of map {path:?} would have to change"));
-            }
-            let value = merge_types(table.value_type(), wanted.value_type(), &format!("{path}.value"))?;
+            let value = merge_types(table.value_type(), wanted.value_type(), types, &format!("{path}{{}}"))?;
             Ok(value.map(|value| MapType::new(table.key_type().clone(), value, table.value_contains_null()).into()))
         }
-        (table, wanted) if table == wanted || widens(wanted, table) => Ok(None),
-        (table, wanted) => Err(format!("column {path:?} is {table} in the table, the record has {wanted}")),
+        (table, wanted) if table == wanted || types == Types::MayDiffer => Ok(None),
+        (table, wanted) => Err(format!("column {path:?} is {table} in the table, the rows have {wanted}")),
     }
-}
-
-/// Whether every value of `from` is one of `to` without loss: what a table's wider column takes as it is.
-fn widens(from: &DataType, to: &DataType) -> bool {
-    use PrimitiveType::{Byte, Double, Float, Integer, Long, Short};
-    let (DataType::Primitive(from), DataType::Primitive(to)) = (from, to) else { return false };
-    matches!(
-        (from, to),
-        (Byte, Short | Integer | Long | Double) | (Short, Integer | Long | Double) | (Integer, Long | Double) | (Float, Double)
-    )
-}
-
-/// Whether a value's record of these columns needs what the table's protocol lacks: local timestamps.
-pub fn has_local_timestamps(columns: &StructType) -> bool {
-    fn within(data_type: &DataType) -> bool {
-        match data_type {
-            DataType::Primitive(PrimitiveType::TimestampNtz) => true,
-            DataType::Struct(fields) => has_local_timestamps(fields),
-            DataType::Array(array) => within(array.element_type()),
-            DataType::Map(map) => within(map.key_type()) || within(map.value_type()),
-            _ => false,
-        }
-    }
-    columns.fields().any(|field| within(field.data_type()))
 }
 
 #[cfg(test)]
@@ -147,11 +139,11 @@ mod tests {
     }
 
     #[test]
-    fn a_wider_column_takes_narrower_values_but_never_becomes_wider() {
+    fn a_column_keeps_its_type_and_files_of_another_are_refused() {
         let long = table(&[("n", DataType::LONG)]);
         let int = table(&[("n", DataType::INTEGER)]);
-        assert_eq!(merge(&long, &int), Ok(None));
-        assert_eq!(merge(&int, &long), Err("column \"n\" is integer in the table, the record has long".into()));
+        assert_eq!(extend(&int, &long), Ok(None));
+        assert_eq!(merge(&int, &long), Err("column \"n\" is integer in the table, the rows have long".into()));
     }
 
     #[test]
@@ -161,7 +153,7 @@ mod tests {
         let merged = merge(&have, &table(&[("at", inner(&[("y", DataType::LONG)]))])).expect("fits").expect("changes");
         assert_eq!(merged.field("at").map(|field| field.data_type().to_string().contains('y')), Some(true));
         let refused = merge(&have, &table(&[("at", inner(&[("x", DataType::STRING)]))]));
-        assert_eq!(refused, Err("column \"at.x\" is long in the table, the record has string".into()));
+        assert_eq!(refused, Err("column \"at.x\" is long in the table, the rows have string".into()));
     }
 
     #[test]

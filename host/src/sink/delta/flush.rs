@@ -1,0 +1,204 @@
+//! One flush: rows into files, files and ledger into the tables, while the next rows come in.
+//!
+//! Invariant: nothing is committed before the dead letters of the records that it covers are durable, nor for partitions that
+//! left. Where a place does not answer, a flush waits and tries again with the same files; it gives nothing up.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+use deltalake::kernel::{Add, Version};
+use serde_json::Value;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::commit::{CommitError, Flush, Progress, commit};
+use super::files::{Layout, write};
+use super::rows::Taken;
+use super::settings::Codec;
+use super::table::{Table, TableError};
+use crate::ack::{Slot, Token};
+use crate::dead::Durable;
+use crate::observe::SinkMetrics;
+
+/// First wait for a place that does not answer; it doubles.
+const WAIT_MIN: Duration = Duration::from_millis(100);
+/// Longest wait between two tries.
+const WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// Waits that become longer, up to a bound, with jitter.
+#[derive(Debug)]
+pub struct Waits(Duration);
+
+impl Waits {
+    /// The first wait is the shortest.
+    pub fn new() -> Self {
+        Waits(WAIT_MIN)
+    }
+
+    /// Waits, each time for longer. Cancel safe.
+    pub async fn wait(&mut self) {
+        // Several sinks that lost the same disk should not all come back in the same moment.
+        let jitter = 0.5 + f64::from(Uuid::new_v4().as_bytes()[0]) / 512.0;
+        tokio::time::sleep(self.0.mul_f64(jitter)).await;
+        self.0 = (self.0 * 2).min(WAIT_MAX);
+    }
+}
+
+/// Rows for one table.
+#[derive(Debug)]
+pub struct Load {
+    /// Which table, as the caller counts them.
+    pub index: usize,
+    /// The table.
+    pub table: Table,
+    /// The rows, and what the ledger will say.
+    pub taken: Taken,
+    /// Columns by which files are divided.
+    pub partition_by: Vec<String>,
+}
+
+/// What a flush sets out with.
+#[derive(Debug)]
+pub struct Job {
+    /// What each table gets.
+    pub loads: Vec<Load>,
+    /// Settled when everything is durable.
+    pub tokens: Vec<Token>,
+    /// Dead letters of records that are covered.
+    pub durables: Vec<(Slot, Durable)>,
+    /// Compression of files.
+    pub codec: Codec,
+    /// Digest of what decided about the records.
+    pub decision: Arc<str>,
+    /// Counters, and what is said while a place does not answer.
+    pub metrics: SinkMetrics,
+}
+
+/// How it ended.
+#[derive(Debug)]
+pub struct Done {
+    /// The tables, with the version that each has now where one landed.
+    pub tables: Vec<(usize, Table, Option<Version>)>,
+    /// Tokens that nobody settled yet.
+    pub tokens: Vec<Token>,
+    /// Whether all of it is durable.
+    pub result: Result<(), Failure>,
+}
+
+/// Why a flush is abandoned.
+#[derive(Debug)]
+pub enum Failure {
+    /// Partitions left, or read again: nothing is wrong.
+    Left,
+    /// Another owner of a partition has committed.
+    Moved(String),
+    /// The table holds less than it did.
+    Restored(String),
+    /// The table does not take the rows.
+    Refused(String),
+}
+
+/// Flushes. Returns when everything is durable, or given back to be read again.
+pub async fn run(job: Job) -> Done {
+    let Job { loads, tokens, durables, codec, decision, metrics } = job;
+    let started = Instant::now();
+    let mut result = letters_are_durable(durables).await;
+    let mut tables = Vec::with_capacity(loads.len());
+    for load in loads {
+        let Load { index, mut table, taken, partition_by } = load;
+        let mut landed = None;
+        if result.is_ok() {
+            let rows: usize = taken.batches.iter().map(RecordBatch::num_rows).sum();
+            match one(&mut table, taken, partition_by, codec, &decision, &tokens, &metrics).await {
+                Ok((version, bytes)) => {
+                    landed = Some(version);
+                    metrics.outputs.inc_by(rows as u64);
+                    metrics.bytes.inc_by(bytes);
+                }
+                Err(failure) => result = Err(failure),
+            }
+        }
+        tables.push((index, table, landed));
+    }
+    if result.is_ok() {
+        metrics.flush.observe(started.elapsed().as_secs_f64());
+    }
+    Done { tables, tokens, result }
+}
+
+async fn letters_are_durable(durables: Vec<(Slot, Durable)>) -> Result<(), Failure> {
+    for (_, durable) in durables {
+        durable.await.map_err(|_| Failure::Left)?;
+    }
+    Ok(())
+}
+
+async fn one(
+    table: &mut Table,
+    taken: Taken,
+    partition_by: Vec<String>,
+    codec: Codec,
+    decision: &str,
+    tokens: &[Token],
+    metrics: &SinkMetrics,
+) -> Result<(Version, u64), Failure> {
+    let layout = Layout { url: table.store().root_url().clone(), schema: taken.schema, partition_by: partition_by.clone(), codec };
+    let adds = files(layout, taken.batches, tokens, metrics).await?;
+    let bytes = adds.iter().map(|add| add.size.unsigned_abs()).sum();
+    let generations: HashMap<String, Value> = taken.generations.into_iter().map(|(id, generation)| (id, generation.into())).collect();
+    let mut flush = Flush {
+        adds,
+        schema: taken.columns,
+        partition_by,
+        positions: taken.positions,
+        nonce: Uuid::new_v4().to_string(),
+        decision: decision.to_owned(),
+        generations,
+        progress: Progress::default(),
+    };
+    let mut waits = Waits::new();
+    loop {
+        // Whether an attempt landed does not matter for partitions that left: whoever has them now reads it from the ledger.
+        if !tokens.iter().all(Token::is_current) {
+            return Err(Failure::Left);
+        }
+        match commit(table, &mut flush).await {
+            Ok(version) => {
+                metrics.up();
+                return Ok((version, bytes));
+            }
+            Err(CommitError::Unavailable(reason)) => {
+                metrics.down(&reason);
+                metrics.retries.inc();
+            }
+            Err(CommitError::Moved(reason)) => return Err(Failure::Moved(reason)),
+            Err(CommitError::Restored(reason)) => return Err(Failure::Restored(reason)),
+            Err(CommitError::Refused(reason)) => return Err(Failure::Refused(reason)),
+        }
+        waits.wait().await;
+    }
+}
+
+async fn files(layout: Layout, batches: Vec<RecordBatch>, tokens: &[Token], metrics: &SinkMetrics) -> Result<Vec<Add>, Failure> {
+    let mut waits = Waits::new();
+    loop {
+        // Clones of batches share their buffers.
+        match write(layout.clone(), batches.clone()).await {
+            Ok(adds) => {
+                metrics.up();
+                return Ok(adds);
+            }
+            Err(TableError::Refused(reason)) => return Err(Failure::Refused(reason)),
+            Err(TableError::Unavailable(reason)) => {
+                metrics.down(&reason);
+                metrics.retries.inc();
+            }
+        }
+        waits.wait().await;
+        if !tokens.iter().all(Token::is_current) {
+            return Err(Failure::Left);
+        }
+    }
+}

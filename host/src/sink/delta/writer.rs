@@ -1,0 +1,454 @@
+//! The task of a Delta sink: gathers rows per table, and has at most one flush under way while it gathers the next.
+//!
+//! Invariant: a token waits with its rows, then in the flush, and is settled only when every table commit of its flush has landed.
+//! What the ledger of a table covers is never gathered.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use arrow::datatypes::Field;
+use deltalake::kernel::Version;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::Instant;
+
+use super::columns::columns;
+use super::flush::{Done, Failure, Job, Load, run};
+use super::known::{Known, Unusable};
+use super::ledger::Ledger;
+use super::rows::{NoRow, wanted_fields};
+use super::settings::{Doubt, NotARow, Place, Settings, is_within};
+use super::table::TableError;
+use crate::ack::{Slot, Token};
+use crate::dead::{Class, Durable, Letter};
+use crate::output::{Change, View};
+use crate::schemas::Entry;
+use crate::sink::{Arrival, Inbox, Message, Piece, SinkError, Surroundings};
+
+/// See the module.
+pub struct Writer {
+    settings: Settings,
+    around: Surroundings,
+    ledger: Ledger,
+    tables: Vec<Known>,
+    by_name: HashMap<Arc<str>, usize>,
+    /// Latest generation of any partition that was seen.
+    generation: u64,
+    tokens: Vec<Token>,
+    durables: Vec<(Slot, Durable)>,
+    rows: usize,
+    bytes: usize,
+    /// When the oldest of the rows came; `None`: there are none.
+    since: Option<Instant>,
+    flush: Option<BoxFuture<'static, Done>>,
+    checkpoints: JoinSet<(usize, Result<Version, TableError>)>,
+}
+
+/// What becomes of one output.
+enum Verdict {
+    /// It is gathered.
+    Row,
+    /// It needs no row: it is there already, or is none by configuration.
+    Skip,
+    /// It is given up.
+    Letter(Letter),
+}
+
+/// The table of the outputs that are being looked at.
+struct At {
+    table: usize,
+    /// What the ledger covers of their partition.
+    covered: Option<i64>,
+    /// Last offset that was gathered.
+    last: Option<i64>,
+}
+
+impl Writer {
+    /// A writer with nothing gathered.
+    pub fn new(settings: Settings, around: Surroundings) -> Self {
+        let ledger = Ledger::new(settings.ledger.as_deref(), &around.group, &around.sink);
+        Writer {
+            settings,
+            around,
+            ledger,
+            tables: Vec::new(),
+            by_name: HashMap::new(),
+            generation: 0,
+            tokens: Vec::new(),
+            durables: Vec::new(),
+            rows: 0,
+            bytes: 0,
+            since: None,
+            flush: None,
+            checkpoints: JoinSet::new(),
+        }
+    }
+
+    /// Takes pieces until the inbox closes, and makes all of them durable.
+    ///
+    /// # Errors
+    /// See [`crate::sink::Sink::run`].
+    pub async fn run(mut self, mut inbox: Inbox) -> Result<(), SinkError> {
+        loop {
+            let due = self.since.map(|since| since + self.settings.age_max);
+            let idle = self.flush.is_none();
+            let full = self.rows >= self.settings.rows_max || self.bytes >= self.settings.bytes_max;
+            if idle && full {
+                self.start_flush()?;
+                continue;
+            }
+            tokio::select! {
+                biased;
+                done = finished(&mut self.flush) => self.end_flush(done)?,
+                Some(ended) = self.checkpoints.join_next(), if !self.checkpoints.is_empty() => self.end_checkpoint(ended),
+                () = until(due), if idle && due.is_some() => self.start_flush()?,
+                // While a flush is under way and as much is waiting behind it, the inbox holds the route back.
+                arrival = arrival(&mut inbox, idle && due.is_some()), if !full => match arrival {
+                    Arrival::Message(Some(Message::Piece(piece))) => self.take(piece).await?,
+                    Arrival::Message(Some(Message::Abandon(slot))) => self.forget(slot),
+                    Arrival::Message(None) => break,
+                    Arrival::Urgent => self.start_flush()?,
+                },
+            }
+        }
+        self.wait_for_flush().await?;
+        if self.since.is_some() {
+            self.start_flush()?;
+            self.wait_for_flush().await?;
+        }
+        while let Some(ended) = self.checkpoints.join_next().await {
+            self.end_checkpoint(ended);
+        }
+        Ok(())
+    }
+
+    async fn take(&mut self, piece: Piece) -> Result<(), SinkError> {
+        let slot = piece.token.slot();
+        if !piece.token.is_current() {
+            return Ok(());
+        }
+        self.generation = self.generation.max(slot.generation());
+        let mut visited: Vec<(Option<&str>, At)> = Vec::new();
+        let mut letters = Vec::new();
+        let (mut rows, mut skipped) = (0, 0);
+        for view in piece.iter() {
+            match self.take_one(&view, slot, &mut visited).await? {
+                Verdict::Row => rows += 1,
+                Verdict::Skip => skipped += 1,
+                Verdict::Letter(letter) => letters.push((view.index as u32, letter)),
+            }
+        }
+        for (_, at) in visited {
+            if let Some(last) = at.last {
+                let first = || (self.ledger.app_id(&piece.outputs.batch.topic, piece.outputs.batch.partition), at.covered);
+                self.tables[at.table].rows.cover(slot, last, first);
+            }
+        }
+        self.around.metrics.skipped.inc_by(skipped);
+        if !letters.is_empty() {
+            self.around.metrics.given_up.inc_by(letters.len() as u64);
+            self.durables.push((slot, self.around.dead.give_up_outputs(&piece, letters)));
+        }
+        if rows == 0 {
+            piece.token.settle();
+            return Ok(());
+        }
+        self.rows += rows;
+        self.bytes = self.tables.iter().map(|known| known.rows.bytes()).sum();
+        self.since.get_or_insert_with(Instant::now);
+        self.tokens.push(piece.token);
+        Ok(())
+    }
+
+    async fn take_one<'a>(&mut self, view: &View<'a>, slot: Slot, visited: &mut Vec<(Option<&'a str>, At)>) -> Result<Verdict, SinkError> {
+        if let Some(verdict) = self.no_row(view) {
+            return Ok(verdict);
+        }
+        let destination = match self.settings.place {
+            Place::One(_) => None,
+            Place::Below { .. } => view.destination(),
+        };
+        let index = match visited.iter().rposition(|(name, _)| *name == destination) {
+            Some(index) => index,
+            None => match self.go_to(view, destination, slot).await? {
+                Ok(at) => {
+                    visited.push((destination, at));
+                    visited.len() - 1
+                }
+                Err(reason) => return Ok(self.letter(view, Class::DestinationInvalid, "destination", reason)),
+            },
+        };
+        self.gather(view, slot, &mut visited[index].1)
+    }
+
+    /// What becomes of an output that is no row of any table.
+    fn no_row(&self, view: &View<'_>) -> Option<Verdict> {
+        let change = view.output().change;
+        let (what, code, reason) = if !matches!(change, Change::Append | Change::Create | Change::Read) {
+            (self.settings.change, "change", format!("{change:?} at a table that only takes new rows"))
+        } else if view.value().is_none() {
+            (self.settings.tombstone, "tombstone", "a record without a value is no row".to_owned())
+        } else {
+            return None;
+        };
+        Some(match what {
+            NotARow::Skip => Verdict::Skip,
+            NotARow::Reject => self.letter(view, Class::SinkPermanent, code, reason),
+        })
+    }
+
+    fn letter(&self, view: &View<'_>, class: Class, code: &str, message: String) -> Verdict {
+        let by = self.around.sink.clone();
+        Verdict::Letter(Letter { record: view.output().input, class, code: code.to_owned(), message, by, digest: None })
+    }
+
+    /// Makes one output a row, or says why not.
+    fn gather(&mut self, view: &View<'_>, slot: Slot, at: &mut At) -> Result<Verdict, SinkError> {
+        if at.covered.is_some_and(|covered| view.offset() <= covered) {
+            return Ok(Verdict::Skip);
+        }
+        let Some(value) = view.value() else { return Ok(Verdict::Skip) };
+        let entry = table_schema(view);
+        if entry.is_none() && self.settings.columns.is_empty() {
+            return Err(self.no_columns(view));
+        }
+        if let Some(entry) = entry
+            && !self.tables[at.table].rows.turn_to(entry)
+        {
+            let wanted = columns(&self.wanted(view)?);
+            let learnt = self.tables[at.table].rows.learn(entry, wanted);
+            learnt.map_err(|reason| self.environment(reason))?;
+        }
+        match self.tables[at.table].rows.push(view, value, entry.is_some(), slot) {
+            Ok(()) => {
+                at.last = Some(view.offset());
+                Ok(Verdict::Row)
+            }
+            Err(NoRow::Decode(reason)) => Ok(self.letter(view, Class::Decode, "decode", reason)),
+            Err(NoRow::Column(reason)) => Ok(self.letter(view, Class::SinkPermanent, "column", reason)),
+        }
+    }
+
+    /// The columns that a value's schema, or the configuration, wants.
+    fn wanted(&self, view: &View<'_>) -> Result<Vec<Field>, SinkError> {
+        let entry = table_schema(view);
+        if entry.is_none() && self.settings.columns.is_empty() {
+            return Err(self.no_columns(view));
+        }
+        wanted_fields(entry, &self.settings.columns, &self.settings.origin).map_err(|reason| self.configuration(reason))
+    }
+
+    /// The table of an output, opened, with the ledger of the partition that the output comes from; or why there is none.
+    async fn go_to(&mut self, view: &View<'_>, destination: Option<&str>, slot: Slot) -> Result<Result<At, String>, SinkError> {
+        let name = match self.settings.place.name(destination) {
+            Ok(name) => name,
+            Err(reason) => return Ok(Err(reason)),
+        };
+        let table = match self.by_name.get(&name) {
+            Some(table) => *table,
+            None => {
+                if let Err(reason) = self.room_for(&name) {
+                    return Ok(Err(reason));
+                }
+                let wanted = self.wanted(view)?;
+                let opened = Known::open(name.clone(), &wanted, self.generation, &self.settings, &self.around.metrics).await;
+                self.tables.push(opened.map_err(|unusable| self.unusable(unusable))?);
+                self.by_name.insert(name, self.tables.len() - 1);
+                self.checkpoint_if_due(self.tables.len() - 1);
+                self.tables.len() - 1
+            }
+        };
+        let app_id = self.ledger.app_id(view.topic(), view.partition());
+        if !self.tables[table].looked_at.contains(&slot) {
+            self.look_at(table, slot, &app_id, view).await?;
+        }
+        let known = &self.tables[table];
+        // What is gathered already is newer than what any ledger covers.
+        let covered = match known.rows.span(slot) {
+            Some(_) => None,
+            None => known.under_way.get(&slot).or_else(|| known.positions.get(&app_id)).copied(),
+        };
+        Ok(Ok(At { table, covered, last: None }))
+    }
+
+    fn room_for(&self, name: &str) -> Result<(), String> {
+        let Place::Below { tables_max, .. } = self.settings.place else { return Ok(()) };
+        if self.tables.len() >= tables_max {
+            return Err(format!("{name:?} would be one table more than `tables_max` = {tables_max}"));
+        }
+        match self.tables.iter().find(|known| is_within(&known.name, name)) {
+            Some(known) => Err(format!("table {name:?} and table {:?} would lie within each other", known.name)),
+            None => Ok(()),
+        }
+    }
+
+    /// The first rows of a partition for a table.
+    async fn look_at(&mut self, table: usize, slot: Slot, app_id: &str, view: &View<'_>) -> Result<(), SinkError> {
+        if slot.generation() > self.tables[table].generation {
+            self.wait_for_flush().await?;
+            self.tables[table].refresh(self.generation, &self.around.metrics).await;
+        }
+        if self.tables[table].positions.get(app_id).is_some_and(|held| *held >= view.offset()) {
+            self.wait_for_flush().await?;
+            let same = self.tables[table].same_decision(app_id, view, &self.around.decision, self.settings.on_other_decision).await;
+            same.map_err(|unusable| self.unusable(unusable))?;
+        }
+        self.tables[table].looked_at.insert(slot);
+        Ok(())
+    }
+
+    /// A partition left, or is read again: what is gathered of it will come again.
+    fn forget(&mut self, slot: Slot) {
+        self.tokens.retain(|token| token.slot() != slot);
+        self.durables.retain(|(of, _)| *of != slot);
+        for known in &mut self.tables {
+            known.rows.forget(slot);
+            known.looked_at.remove(&slot);
+        }
+        if self.tokens.is_empty() {
+            self.since = None;
+        }
+    }
+
+    fn start_flush(&mut self) -> Result<(), SinkError> {
+        let gone: HashSet<Slot> = self.tokens.iter().filter(|token| !token.is_current()).map(Token::slot).collect();
+        gone.into_iter().for_each(|slot| self.forget(slot));
+        (self.rows, self.bytes, self.since) = (0, 0, None);
+        let mut loads = Vec::new();
+        for (index, known) in self.tables.iter_mut().enumerate() {
+            known.under_way = known.rows.last_offsets();
+            let taken = known.rows.take().map_err(|reason| SinkError::Environment { sink: self.around.sink.clone(), reason })?;
+            if taken.batches.is_empty() {
+                continue;
+            }
+            if let Some(table) = known.table.take() {
+                loads.push(Load { index, table, taken, partition_by: known.partition_by.clone() });
+            }
+        }
+        if loads.is_empty() {
+            return Ok(());
+        }
+        let job = Job {
+            loads,
+            tokens: std::mem::take(&mut self.tokens),
+            durables: std::mem::take(&mut self.durables),
+            codec: self.settings.codec,
+            decision: self.around.decision.clone(),
+            metrics: self.around.metrics.clone(),
+        };
+        self.flush = Some(run(job).boxed());
+        Ok(())
+    }
+
+    async fn wait_for_flush(&mut self) -> Result<(), SinkError> {
+        let Some(flush) = &mut self.flush else { return Ok(()) };
+        let done = flush.await;
+        self.end_flush(done)
+    }
+
+    fn end_flush(&mut self, done: Done) -> Result<(), SinkError> {
+        self.flush = None;
+        for (index, table, landed) in done.tables {
+            let known = &mut self.tables[index];
+            known.positions = table.positions.clone();
+            known.table = Some(table);
+            if landed.is_some() {
+                self.checkpoint_if_due(index);
+            }
+        }
+        self.tables.iter_mut().for_each(|known| known.under_way.clear());
+        let Err(failure) = done.result else {
+            done.tokens.into_iter().for_each(Token::settle);
+            return Ok(());
+        };
+        let reason = self.reason(failure)?;
+        // What was gathered meanwhile counts on rows that are not there.
+        let slots: HashSet<Slot> = done.tokens.iter().map(Token::slot).collect();
+        done.tokens.into_iter().for_each(|token| token.rewind(reason));
+        slots.into_iter().for_each(|slot| self.forget(slot));
+        Ok(())
+    }
+
+    /// Why the partitions of a flush are read again; an error where that would not help.
+    fn reason(&self, failure: Failure) -> Result<&'static str, SinkError> {
+        match failure {
+            Failure::Left => Ok("its rows were abandoned with those of a partition that left"),
+            Failure::Moved(reason) => {
+                tracing::warn!(sink = %self.around.sink, reason, "another owner of a partition has committed, reading again");
+                Ok("another owner has committed to the table")
+            }
+            Failure::Restored(reason) if self.settings.restored == Doubt::Accept => {
+                tracing::warn!(sink = %self.around.sink, reason, "the table was restored, reading again");
+                Ok("the table was restored")
+            }
+            Failure::Restored(reason) => Err(self.environment(format!(
+                "the table was restored to an older version, or created again, while it was written ({reason}), so rows are missing: set \
+                 `restored = \"accept\"` to go on, and move the group's offsets back if they are to be written again"
+            ))),
+            Failure::Refused(reason) => Err(self.environment(reason)),
+        }
+    }
+
+    fn checkpoint_if_due(&mut self, index: usize) {
+        if let Some(table) = self.tables[index].take_due() {
+            self.checkpoints.spawn(async move { (index, table.write_checkpoint().await) });
+        }
+    }
+
+    fn end_checkpoint(&mut self, ended: Result<(usize, Result<Version, TableError>), JoinError>) {
+        let Ok((index, written)) = ended else { return };
+        if let Err(error) = written {
+            tracing::warn!(sink = %self.around.sink, %error, "no checkpoint, tried again after the next commit");
+            self.tables[index].checkpoint = 0;
+        }
+    }
+
+    fn no_columns(&self, view: &View<'_>) -> SinkError {
+        self.configuration(format!(
+            "record {}/{} offset {} has no schema, so its columns are not known: name them in `columns` of the sink, read the topic with a \
+             schema, or let a plugin register one",
+            view.topic(),
+            view.partition(),
+            view.offset()
+        ))
+    }
+
+    fn unusable(&self, unusable: Unusable) -> SinkError {
+        match unusable {
+            Unusable::Configuration(reason) => self.configuration(reason),
+            Unusable::Environment(reason) => self.environment(reason),
+        }
+    }
+
+    fn configuration(&self, reason: String) -> SinkError {
+        SinkError::Configuration { sink: self.around.sink.clone(), reason }
+    }
+
+    fn environment(&self, reason: String) -> SinkError {
+        SinkError::Environment { sink: self.around.sink.clone(), reason }
+    }
+}
+
+/// The schema that makes a value's columns; a JSON schema makes none.
+fn table_schema<'a>(view: &View<'a>) -> Option<&'a Arc<Entry>> {
+    view.schema(view.value_schema()).filter(|entry| entry.schema.is_avro())
+}
+
+async fn finished(flush: &mut Option<BoxFuture<'static, Done>>) -> Done {
+    match flush {
+        Some(flush) => flush.await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn arrival(inbox: &mut Inbox, flushes_when_urgent: bool) -> Arrival {
+    if flushes_when_urgent { inbox.next_or_urgent().await } else { Arrival::Message(inbox.next().await) }
+}
