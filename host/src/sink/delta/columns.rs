@@ -22,9 +22,9 @@ pub fn columns(fields: &[Field]) -> Result<StructType, String> {
     let mut converted = Vec::with_capacity(fields.len());
     for field in fields {
         let nullable = field.clone().with_nullable(true);
-        let column: StructField = (&nullable)
-            .try_into_kernel()
-            .map_err(|error| format!("column {:?} of type {} does not fit a Delta table: {}", field.name(), field.data_type(), chain(&error)))?;
+        let column: StructField = (&nullable).try_into_kernel().map_err(|error| {
+            format!("column {:?} of type {} does not fit a Delta table: {}", field.name(), field.data_type(), chain(&error))
+        })?;
         converted.push(column);
     }
     StructType::try_new(converted).map_err(|error| chain(&error))

@@ -173,11 +173,8 @@ async fn attempt(table: &Table, flush: &Flush, actions: Vec<Action>) -> Result<R
         predicate: None,
     };
     let state = table.state()?;
-    let commit = CommitBuilder::from(properties).with_actions(actions).build(
-        Some(state as &dyn TableReference),
-        table.store().clone(),
-        operation,
-    );
+    let commit =
+        CommitBuilder::from(properties).with_actions(actions).build(Some(state as &dyn TableReference), table.store().clone(), operation);
     Ok(async { commit.into_prepared_commit_future().await?.await.map(|_| ()) }.await)
 }
 

@@ -1,9 +1,17 @@
-//! `delta`: rows of Delta tables.
+//! `delta` as users write it: rows of Delta tables.
+//!
+//! Invariant: what stands here is one to one what `[sink.NAME.delta]` may say; [`super::Settings`] is what the sink works by.
 
+use arrow::datatypes::{DataType, Field};
+use deltalake::kernel::engine::arrow_conversion::TryIntoArrow;
+use deltalake::kernel::{DataType as DeltaType, PrimitiveType};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{ByteSize, DurationText, Fault};
+
+/// Most bytes of rows that are gathered for one table commit.
+const BATCH_BYTES_MAX: ByteSize = ByteSize::mib(1024);
 
 /// `[sink.NAME.delta]`: rows of one Delta table (`uri`), or of many below a folder (`root`).
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -29,6 +37,69 @@ pub struct Config {
     pub ledger: Option<String>,
     /// Table commits between checkpoints.
     pub checkpoint_interval: u32,
+    /// How files are compressed.
+    pub compression: Compression,
+    /// The columns of values that come without a schema, such as plain JSON.
+    pub columns: Vec<Column>,
+    /// After a crash the table may be ahead of the group; if plugins, their configuration or the routing changed meanwhile, a record
+    /// could be missing or be in two tables.
+    pub on_other_decision: OnDoubt,
+    /// The table holds less than this sink wrote to it: it was restored to an older version, or created again.
+    pub restored: OnDoubt,
+}
+
+/// How files are compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Compression {
+    /// Zstandard, level 1: a third smaller than Snappy for a tenth more time.
+    #[default]
+    Zstd,
+    /// Snappy.
+    Snappy,
+    /// Not at all.
+    None,
+}
+
+/// One column of a table.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Column {
+    /// Its name: the key in the JSON object.
+    pub name: String,
+    /// Its type as Delta names it: string, long, integer, double, float, boolean, binary, date, timestamp, decimal(p,s).
+    #[serde(rename = "type")]
+    pub data_type: String,
+}
+
+/// What is done where the sink cannot tell alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnDoubt {
+    /// The route stops and explains.
+    #[default]
+    Stop,
+    /// The route goes on.
+    Accept,
+}
+
+impl Column {
+    /// As a field of a table.
+    ///
+    /// # Errors
+    /// Where the type is none.
+    pub fn field(&self) -> Result<Field, String> {
+        let wrong = || {
+            format!(
+                "column {:?}: {:?} is no type; there are string, long, integer, double, float, boolean, binary, date, timestamp and decimal(p,s)",
+                self.name, self.data_type
+            )
+        };
+        let data_type: PrimitiveType = serde_json::from_value(self.data_type.as_str().into()).map_err(|_| wrong())?;
+        let written = !matches!(data_type, PrimitiveType::Byte | PrimitiveType::Short | PrimitiveType::TimestampNtz);
+        let arrow: DataType = (&DeltaType::Primitive(data_type)).try_into_arrow().map_err(|_| wrong())?;
+        written.then(|| Field::new(&self.name, arrow, true)).ok_or_else(wrong)
+    }
 }
 
 /// What ends a batch of rows; whatever is reached first.
@@ -90,6 +161,10 @@ impl Default for Config {
             on_change: OnChange::Reject,
             ledger: None,
             checkpoint_interval: 100,
+            compression: Compression::default(),
+            columns: Vec::new(),
+            on_other_decision: OnDoubt::default(),
+            restored: OnDoubt::default(),
         }
     }
 }
@@ -115,6 +190,18 @@ impl Config {
         }
         if self.on_tombstone == OnChange::Append {
             faults.push(Fault::new("on_tombstone", "a tombstone has no row to append", "choose \"skip\" or \"reject\""));
+        }
+        if self.batch.bytes_max > BATCH_BYTES_MAX {
+            let wrong = format!("bytes_max is more than {BATCH_BYTES_MAX}");
+            faults.push(Fault::new("batch.bytes_max", wrong, "a batch is held in memory twice, and Arrow's columns end at 2 GiB"));
+        }
+        if self.checkpoint_interval == 0 {
+            faults.push(Fault::new("checkpoint_interval", "checkpoint_interval is 0", "1 writes a checkpoint after every table commit"));
+        }
+        for (index, column) in self.columns.iter().enumerate() {
+            if let Err(wrong) = column.field() {
+                faults.push(Fault::new(&format!("columns.{index}.type"), wrong, "choose one of these types"));
+            }
         }
         faults
     }

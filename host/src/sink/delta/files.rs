@@ -9,12 +9,12 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, SchemaRef};
 use deltalake::kernel::Add;
 use deltalake::writer::{DeltaWriter, RecordBatchWriter};
-use parquet::basic::{Compression, ZstdLevel};
+use parquet::basic::{Compression as Pages, ZstdLevel};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
 use url::Url;
 
-use super::settings::Codec;
+use super::config::Compression;
 use super::table::TableError;
 
 /// Where and how files are written.
@@ -27,7 +27,7 @@ pub struct Layout {
     /// Columns whose values stand in the path and not in the file.
     pub partition_by: Vec<String>,
     /// How pages are compressed.
-    pub codec: Codec,
+    pub compression: Compression,
 }
 
 /// Writes rows to new files. Encoding runs on a thread for blocking work.
@@ -55,13 +55,13 @@ pub async fn write(layout: Layout, batches: Vec<RecordBatch>) -> Result<Vec<Add>
 }
 
 fn properties(layout: &Layout) -> Result<WriterProperties, TableError> {
-    let compression = match layout.codec {
-        Codec::Zstd => {
+    let compression = match layout.compression {
+        Compression::Zstd => {
             let level = ZstdLevel::try_new(1).map_err(|error| TableError::Refused(error.to_string()))?;
-            Compression::ZSTD(level)
+            Pages::ZSTD(level)
         }
-        Codec::Snappy => Compression::SNAPPY,
-        Codec::None => Compression::UNCOMPRESSED,
+        Compression::Snappy => Pages::SNAPPY,
+        Compression::None => Pages::UNCOMPRESSED,
     };
     let mut properties = WriterProperties::builder()
         .set_compression(compression)

@@ -14,9 +14,9 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::commit::{CommitError, Flush, Progress, commit};
+use super::config::Compression;
 use super::files::{Layout, write};
 use super::rows::Taken;
-use super::settings::Codec;
 use super::table::{Table, TableError};
 use crate::ack::{Slot, Token};
 use crate::dead::Durable;
@@ -31,12 +31,14 @@ const WAIT_MAX: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Waits(Duration);
 
-impl Waits {
+impl Default for Waits {
     /// The first wait is the shortest.
-    pub fn new() -> Self {
+    fn default() -> Self {
         Waits(WAIT_MIN)
     }
+}
 
+impl Waits {
     /// Waits, each time for longer. Cancel safe.
     pub async fn wait(&mut self) {
         // Several sinks that lost the same disk should not all come back in the same moment.
@@ -69,7 +71,7 @@ pub struct Job {
     /// Dead letters of records that are covered.
     pub durables: Vec<(Slot, Durable)>,
     /// Compression of files.
-    pub codec: Codec,
+    pub compression: Compression,
     /// Digest of what decided about the records.
     pub decision: Arc<str>,
     /// Counters, and what is said while a place does not answer.
@@ -102,7 +104,7 @@ pub enum Failure {
 
 /// Flushes. Returns when everything is durable, or given back to be read again.
 pub async fn run(job: Job) -> Done {
-    let Job { loads, tokens, durables, codec, decision, metrics } = job;
+    let Job { loads, tokens, durables, compression, decision, metrics } = job;
     let started = Instant::now();
     let mut result = letters_are_durable(durables).await;
     let mut tables = Vec::with_capacity(loads.len());
@@ -111,7 +113,7 @@ pub async fn run(job: Job) -> Done {
         let mut landed = None;
         if result.is_ok() {
             let rows: usize = taken.batches.iter().map(RecordBatch::num_rows).sum();
-            match one(&mut table, taken, partition_by, codec, &decision, &tokens, &metrics).await {
+            match one(&mut table, taken, partition_by, compression, &decision, &tokens, &metrics).await {
                 Ok((version, bytes)) => {
                     landed = Some(version);
                     metrics.outputs.inc_by(rows as u64);
@@ -139,12 +141,12 @@ async fn one(
     table: &mut Table,
     taken: Taken,
     partition_by: Vec<String>,
-    codec: Codec,
+    compression: Compression,
     decision: &str,
     tokens: &[Token],
     metrics: &SinkMetrics,
 ) -> Result<(Version, u64), Failure> {
-    let layout = Layout { url: table.store().root_url().clone(), schema: taken.schema, partition_by: partition_by.clone(), codec };
+    let layout = Layout { url: table.store().root_url().clone(), schema: taken.schema, partition_by: partition_by.clone(), compression };
     let adds = files(layout, taken.batches, tokens, metrics).await?;
     let bytes = adds.iter().map(|add| add.size.unsigned_abs()).sum();
     let generations: HashMap<String, Value> = taken.generations.into_iter().map(|(id, generation)| (id, generation.into())).collect();
@@ -158,7 +160,7 @@ async fn one(
         generations,
         progress: Progress::default(),
     };
-    let mut waits = Waits::new();
+    let mut waits = Waits::default();
     loop {
         // Whether an attempt landed does not matter for partitions that left: whoever has them now reads it from the ledger.
         if !tokens.iter().all(Token::is_current) {
@@ -182,7 +184,7 @@ async fn one(
 }
 
 async fn files(layout: Layout, batches: Vec<RecordBatch>, tokens: &[Token], metrics: &SinkMetrics) -> Result<Vec<Add>, Failure> {
-    let mut waits = Waits::new();
+    let mut waits = Waits::default();
     loop {
         // Clones of batches share their buffers.
         match write(layout.clone(), batches.clone()).await {

@@ -8,14 +8,14 @@ use std::sync::Arc;
 use arrow::datatypes::Field;
 use deltalake::kernel::{StructType, Version};
 use deltalake::logstore::LogStoreRef;
-use deltalake::table::config::TablePropertiesExt;
 
 use super::columns::columns;
+use super::config::OnDoubt;
 use super::flush::Waits;
 use super::ledger::Positions;
 use super::read::check_table;
 use super::rows::TableRows;
-use super::settings::{Doubt, Settings};
+use super::settings::Settings;
 use super::table::{Table, TableError, log_store};
 use crate::ack::Slot;
 use crate::observe::SinkMetrics;
@@ -60,12 +60,18 @@ impl Known {
     ///
     /// # Errors
     /// Where the table does not fit the settings.
-    pub async fn open(name: Arc<str>, wanted: &[Field], generation: u64, settings: &Settings, metrics: &SinkMetrics) -> Result<Known, Unusable> {
+    pub async fn open(
+        name: Arc<str>,
+        wanted: &[Field],
+        generation: u64,
+        settings: &Settings,
+        metrics: &SinkMetrics,
+    ) -> Result<Known, Unusable> {
         let url = settings.place.url(&name);
         let located = |reason| Unusable::Configuration(format!("table at {url}: {reason}"));
         let schema = columns(wanted).map_err(located)?;
         let store = log_store(&url).map_err(|error| located(error.to_string()))?;
-        let mut waits = Waits::new();
+        let mut waits = Waits::default();
         let table = loop {
             match open_or_create(&store, &schema, &settings.partition_by).await {
                 Ok(table) => break table,
@@ -80,7 +86,7 @@ impl Known {
         metrics.up();
         check_table(&table, &settings.partition_by).map_err(located)?;
         let state = table.state().map_err(|error| located(error.to_string()))?;
-        let rows = TableRows::new(state.schema().as_ref().clone(), &settings.origin).map_err(located)?;
+        let rows = TableRows::new(state.schema().as_ref().clone(), &settings.metadata).map_err(located)?;
         Ok(Known {
             name,
             positions: table.positions.clone(),
@@ -90,7 +96,7 @@ impl Known {
             partition_by: state.metadata().partition_columns().to_vec(),
             rows,
             checkpoint: table.checkpoint.unwrap_or_default(),
-            interval: settings.checkpoint_interval.unwrap_or_else(|| state.table_config().checkpoint_interval().get()).max(1),
+            interval: settings.checkpoint_interval,
             table: Some(table),
         })
     }
@@ -98,7 +104,7 @@ impl Known {
     /// Reads the ledger anew. Waits while the place does not answer. No flush may be under way.
     pub async fn refresh(&mut self, generation: u64, metrics: &SinkMetrics) {
         let Some(table) = &mut self.table else { return };
-        let mut waits = Waits::new();
+        let mut waits = Waits::default();
         while let Err(error) = table.refresh(None).await {
             metrics.down(&error.to_string());
             metrics.retries.inc();
@@ -114,7 +120,7 @@ impl Known {
     ///
     /// # Errors
     /// Explains, where the decision differs and the settings do not accept that.
-    pub async fn same_decision(&self, app_id: &str, view: &View<'_>, decision: &str, accept: Doubt) -> Result<(), Unusable> {
+    pub async fn same_decision(&self, app_id: &str, view: &View<'_>, decision: &str, accept: OnDoubt) -> Result<(), Unusable> {
         let Some(table) = &self.table else { return Ok(()) };
         let then = match table.decision_of(app_id).await {
             Ok(Some(then)) if then != decision => then,
@@ -131,11 +137,11 @@ impl Known {
             view.offset()
         );
         match accept {
-            Doubt::Accept => {
+            OnDoubt::Accept => {
                 tracing::warn!("{text}: accepted, the rows stay as they are");
                 Ok(())
             }
-            Doubt::Stop => Err(Unusable::Environment(format!(
+            OnDoubt::Stop => Err(Unusable::Environment(format!(
                 "{text}: run the former version until it has caught up, or set `on_other_decision = \"accept\"` to leave those rows as they are"
             ))),
         }

@@ -111,7 +111,9 @@ mod tests {
     #[test]
     fn other_ledgers_are_not_ours() {
         let ledger = Ledger::new(None, "group", "lake");
-        for other in ["group/lake2/orders/0", "spark-stream", "group/lake/orders", "group/lake/a/b/0", "group/lake/orders/-1", "group/lake//1"] {
+        for other in
+            ["group/lake2/orders/0", "spark-stream", "group/lake/orders", "group/lake/a/b/0", "group/lake/orders/-1", "group/lake//1"]
+        {
             assert_eq!(ledger.partition(other), None, "{other}");
         }
     }

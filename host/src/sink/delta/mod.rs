@@ -5,6 +5,7 @@
 
 pub mod columns;
 pub mod commit;
+pub mod config;
 pub mod files;
 pub mod flush;
 pub mod known;
@@ -15,8 +16,10 @@ pub mod settings;
 pub mod table;
 pub mod writer;
 
+pub use config::Config;
 pub use read::{ledger_positions, probe, read_table, row_count};
-pub use settings::Settings;
+
+use settings::Settings;
 
 use crate::sink::{Inbox, Sink, SinkError, Surroundings};
 
@@ -27,8 +30,14 @@ pub struct Delta {
 
 impl Delta {
     /// A sink that has written nothing yet.
-    pub fn new(settings: Settings, surroundings: Surroundings) -> Self {
-        Delta { writer: writer::Writer::new(settings, surroundings) }
+    ///
+    /// # Errors
+    /// Where the configuration names a place that cannot hold tables.
+    pub fn new(config: &Config, surroundings: Surroundings) -> Result<Self, SinkError> {
+        match Settings::new(config) {
+            Ok(settings) => Ok(Delta { writer: writer::Writer::new(settings, surroundings) }),
+            Err(reason) => Err(SinkError::Configuration { sink: surroundings.sink, reason }),
+        }
     }
 }
 
@@ -40,5 +49,3 @@ impl Sink for Delta {
 
 #[cfg(test)]
 mod tests;
-pub mod config;
-pub use config::Config;

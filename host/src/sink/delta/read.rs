@@ -15,6 +15,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use url::Url;
 
 use super::columns::arrow_schema;
+use super::config::Config;
 use super::files::local_path;
 use super::ledger::Ledger;
 use super::settings::{Place, Settings, place_url};
@@ -90,7 +91,8 @@ async fn load(uri: &str) -> Result<(Url, DeltaTable), TableError> {
 ///
 /// # Errors
 /// Where the table's log cannot be read.
-pub async fn ledger_positions(settings: &Settings, group: &str, sink: &str) -> Result<Vec<(Arc<str>, i32, i64)>, TableError> {
+pub async fn ledger_positions(config: &Config, group: &str, sink: &str) -> Result<Vec<(Arc<str>, i32, i64)>, TableError> {
+    let settings = Settings::new(config).map_err(TableError::Refused)?;
     let Place::One(url) = &settings.place else { return Ok(Vec::new()) };
     let ledger = Ledger::new(settings.ledger.as_deref(), group, sink);
     let Some(table) = open_quietly(log_store(url)?).await? else { return Ok(Vec::new()) };
@@ -115,7 +117,8 @@ async fn open_quietly(store: LogStoreRef) -> Result<Option<Table>, TableError> {
 ///
 /// # Errors
 /// Says what is in the way.
-pub async fn probe(settings: &Settings) -> Result<(), String> {
+pub async fn probe(config: &Config) -> Result<(), String> {
+    let settings = Settings::new(config)?;
     let url = match &settings.place {
         Place::One(url) => url,
         Place::Below { root, .. } => root,

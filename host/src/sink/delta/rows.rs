@@ -7,7 +7,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, BinaryBuilder, BooleanArray, Int32Builder, Int64Builder, RecordBatch, StringBuilder, TimestampMicrosecondBuilder, new_null_array,
+    ArrayRef, BinaryBuilder, BooleanArray, Int32Builder, Int64Builder, RecordBatch, StringBuilder, TimestampMicrosecondBuilder,
+    new_null_array,
 };
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::{DataType, Field, FieldRef, SchemaRef, TimeUnit};
@@ -17,14 +18,14 @@ use deltalake::kernel::schema::cast::cast_record_batch;
 
 use super::columns::{arrow_schema, extend};
 use super::commit::Position;
-use super::settings::Origin;
+use super::config::Metadata;
 use super::table::chain;
 use crate::ack::Slot;
 use crate::output::View;
 use crate::schemas::Entry;
 use crate::value::{Appender, Rows, Unfit, Value, table_fields};
 
-impl Origin {
+impl Metadata {
     /// The columns that were asked for.
     pub fn fields(&self) -> Vec<Field> {
         let timestamp = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
@@ -49,7 +50,7 @@ struct OriginRows {
 }
 
 impl OriginRows {
-    fn push(&mut self, names: &Origin, view: &View<'_>) {
+    fn push(&mut self, names: &Metadata, view: &View<'_>) {
         if names.topic.is_some() {
             self.topic.append_value(view.topic());
         }
@@ -68,7 +69,7 @@ impl OriginRows {
         }
     }
 
-    fn finish(&mut self, names: &Origin) -> HashMap<String, ArrayRef> {
+    fn finish(&mut self, names: &Metadata) -> HashMap<String, ArrayRef> {
         let timestamp = self.timestamp.finish().with_timezone("UTC");
         let columns: [(&Option<String>, ArrayRef); 5] = [
             (&names.topic, Arc::new(self.topic.finish())),
@@ -107,7 +108,7 @@ struct Chunk {
 pub struct TableRows {
     columns: StructType,
     schema: SchemaRef,
-    origin: Origin,
+    origin: Metadata,
     rows: Rows,
     origin_rows: OriginRows,
     runs: Vec<Run>,
@@ -149,7 +150,7 @@ impl TableRows {
     ///
     /// # Errors
     /// Where the table has a column that cannot be written.
-    pub fn new(columns: StructType, origin: &Origin) -> Result<Self, String> {
+    pub fn new(columns: StructType, origin: &Metadata) -> Result<Self, String> {
         let schema = arrow_schema(&columns)?;
         let rows = Rows::new(&value_fields(&schema, origin)).map_err(|error| error.to_string())?;
         Ok(TableRows {
@@ -338,7 +339,7 @@ impl Chunk {
 }
 
 /// The table's columns that values fill.
-fn value_fields(schema: &SchemaRef, origin: &Origin) -> Vec<FieldRef> {
+fn value_fields(schema: &SchemaRef, origin: &Metadata) -> Vec<FieldRef> {
     let own: Vec<String> = origin.fields().iter().map(|field| field.name().clone()).collect();
     schema.fields().iter().filter(|field| !own.contains(field.name())).cloned().collect()
 }
@@ -347,7 +348,7 @@ fn value_fields(schema: &SchemaRef, origin: &Origin) -> Vec<FieldRef> {
 ///
 /// # Errors
 /// Where both have one of the same name.
-pub fn wanted_fields(entry: Option<&Arc<Entry>>, columns: &[Field], origin: &Origin) -> Result<Vec<Field>, String> {
+pub fn wanted_fields(entry: Option<&Arc<Entry>>, columns: &[Field], origin: &Metadata) -> Result<Vec<Field>, String> {
     let mut fields: Vec<Field> = match entry {
         Some(entry) => table_fields(&entry.schema).iter().map(|field| field.as_ref().clone()).collect(),
         None => columns.to_vec(),

@@ -9,38 +9,8 @@ use std::time::Duration;
 use arrow::datatypes::Field;
 use url::Url;
 
+use super::config::{Column, Compression, Config, Metadata, OnChange, OnDoubt};
 use super::table::{TableError, log_store};
-
-/// How Parquet pages are compressed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Codec {
-    /// Zstandard, level 1: a third smaller than Snappy for a tenth more time.
-    #[default]
-    Zstd,
-    /// Snappy.
-    Snappy,
-    /// Not at all.
-    None,
-}
-
-/// What becomes of a record that is no row for an append-only table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NotARow {
-    /// It is left out, and counted.
-    Skip,
-    /// It is a dead letter.
-    Reject,
-}
-
-/// Whether the sink stops where it cannot tell alone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Doubt {
-    /// It stops and explains.
-    #[default]
-    Stop,
-    /// It goes on.
-    Accept,
-}
 
 /// Where the tables are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,21 +24,6 @@ pub enum Place {
         /// How many different tables may be written.
         tables_max: usize,
     },
-}
-
-/// Names of the columns that say where a row comes from; `None`: no such column.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Origin {
-    /// Topic of the record, text.
-    pub topic: Option<String>,
-    /// Partition of the record, integer.
-    pub partition: Option<String>,
-    /// Offset of the record, long.
-    pub offset: Option<String>,
-    /// Timestamp of the record.
-    pub timestamp: Option<String>,
-    /// Key of the record, as its bytes.
-    pub key: Option<String>,
 }
 
 /// A Delta sink's settings.
@@ -85,23 +40,23 @@ pub struct Settings {
     /// Age of the oldest gathered row after which a table commit is made.
     pub age_max: Duration,
     /// Compression of files.
-    pub codec: Codec,
+    pub compression: Compression,
     /// Columns that say where a row comes from.
-    pub origin: Origin,
+    pub metadata: Metadata,
     /// Records without a value.
-    pub tombstone: NotARow,
+    pub on_tombstone: OnChange,
     /// Records that update or delete a row.
-    pub change: NotARow,
+    pub on_change: OnChange,
     /// Columns of values that have no schema.
     pub columns: Vec<Field>,
     /// Name of the ledger; `None`: group and sink name it.
     pub ledger: Option<String>,
-    /// Commits between two checkpoints; `None`: as the table says.
-    pub checkpoint_interval: Option<u64>,
+    /// Commits between two checkpoints.
+    pub checkpoint_interval: u64,
     /// A ledger is ahead and was written under another decision.
-    pub on_other_decision: Doubt,
+    pub on_other_decision: OnDoubt,
     /// A table holds less than it did.
-    pub restored: Doubt,
+    pub restored: OnDoubt,
 }
 
 /// How long the name of a table may be, in bytes.
@@ -110,24 +65,32 @@ pub const NAME_BYTES_MAX: usize = 512;
 const SEGMENT_BYTES_MAX: usize = 255;
 
 impl Settings {
-    /// One table at `url`, everything else as by default.
-    pub fn new(place: Place) -> Self {
-        Settings {
+    /// What a configuration asks for.
+    ///
+    /// # Errors
+    /// Says what is wrong with its place or its columns.
+    pub fn new(config: &Config) -> Result<Settings, String> {
+        let place = match (&config.uri, &config.root) {
+            (Some(uri), None) => Place::One(place_url(uri)?),
+            (None, Some(root)) => Place::Below { root: place_url(root)?, tables_max: config.tables_max as usize },
+            _ => return Err("either `uri` for one table or `root` for many".into()),
+        };
+        Ok(Settings {
             place,
-            partition_by: Vec::new(),
-            rows_max: 1_000_000,
-            bytes_max: 128 << 20,
-            age_max: Duration::from_secs(10),
-            codec: Codec::default(),
-            origin: Origin::default(),
-            tombstone: NotARow::Skip,
-            change: NotARow::Reject,
-            columns: Vec::new(),
-            ledger: None,
-            checkpoint_interval: None,
-            on_other_decision: Doubt::default(),
-            restored: Doubt::default(),
-        }
+            partition_by: config.partition_by.clone(),
+            rows_max: usize::try_from(config.batch.rows_max).unwrap_or(usize::MAX),
+            bytes_max: config.batch.bytes_max.as_usize(),
+            age_max: config.batch.age_max.get(),
+            compression: config.compression,
+            metadata: config.metadata.clone(),
+            on_tombstone: config.on_tombstone,
+            on_change: config.on_change,
+            columns: config.columns.iter().map(Column::field).collect::<Result<_, _>>()?,
+            ledger: config.ledger.clone(),
+            checkpoint_interval: config.checkpoint_interval.max(1).into(),
+            on_other_decision: config.on_other_decision,
+            restored: config.restored,
+        })
     }
 }
 
@@ -198,7 +161,9 @@ fn check_name(name: &str) -> Result<(), String> {
             _ if segment.starts_with("_delta_log") => Some("is a table's log"),
             _ if segment.ends_with(".parquet") => Some("is a file's name"),
             _ if segment.len() > SEGMENT_BYTES_MAX => Some("has a segment of more than 255 bytes"),
-            _ if segment.chars().any(|c| c.is_control() || "\\%?#*\"<>|:^`{}[]~".contains(c)) => Some("has a character that no path may have"),
+            _ if segment.chars().any(|c| c.is_control() || "\\%?#*\"<>|:^`{}[]~".contains(c)) => {
+                Some("has a character that no path may have")
+            }
             _ => None,
         };
         if let Some(wrong) = wrong {
@@ -230,7 +195,9 @@ mod tests {
 
     #[test]
     fn a_destination_never_leads_elsewhere() {
-        for bad in ["", "..", "a/../b", "a//b", "/a", "a/", ".", "a\u{0}b", "a\nb", "a\\b", "%2e%2e", "_delta_log/x", "a.parquet", "a?b", "a#b"] {
+        for bad in
+            ["", "..", "a/../b", "a//b", "/a", "a/", ".", "a\u{0}b", "a\nb", "a\\b", "%2e%2e", "_delta_log/x", "a.parquet", "a?b", "a#b"]
+        {
             assert!(below().name(Some(bad)).is_err(), "{bad:?}");
         }
         assert!(below().name(Some(&"x".repeat(256))).is_err());

@@ -140,7 +140,8 @@ impl Table {
             return Ok(table);
         }
         // Without a retry a rival's first version is an error here; with one, the library would put our metadata on top of theirs.
-        let properties = CommitProperties::default().with_max_retries(0).with_create_checkpoint(false).with_cleanup_expired_logs(Some(false));
+        let properties =
+            CommitProperties::default().with_max_retries(0).with_create_checkpoint(false).with_cleanup_expired_logs(Some(false));
         let created = CreateBuilder::new()
             .with_log_store(store.clone())
             .with_columns(schema.fields().cloned())
@@ -217,7 +218,12 @@ impl Table {
     }
 
     /// The version with `nonce`, and the positions that moved; `None`: an entry is not in the log any more.
-    async fn read(&self, from: Version, to: Version, nonce: Option<&str>) -> Result<Option<(Option<Version>, Vec<(String, i64)>)>, TableError> {
+    async fn read(
+        &self,
+        from: Version,
+        to: Version,
+        nonce: Option<&str>,
+    ) -> Result<Option<(Option<Version>, Vec<(String, i64)>)>, TableError> {
         let mut found = None;
         let mut news = Vec::new();
         if to.saturating_sub(from) > VERSIONS_BACK_MAX {

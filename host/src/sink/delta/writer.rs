@@ -14,17 +14,18 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 
 use super::columns::columns;
+use super::config::{OnChange, OnDoubt};
 use super::flush::{Done, Failure, Job, Load, run};
 use super::known::{Known, Unusable};
 use super::ledger::Ledger;
 use super::rows::{NoRow, wanted_fields};
-use super::settings::{Doubt, NotARow, Place, Settings, is_within};
+use super::settings::{Place, Settings, is_within};
 use super::table::TableError;
 use crate::ack::{Slot, Token};
 use crate::dead::{Class, Durable, Letter};
 use crate::output::{Change, View};
 use crate::schemas::Entry;
-use crate::sink::{Arrival, Inbox, Message, Piece, SinkError, Surroundings};
+use crate::sink::{Heard, Inbox, Message, Piece, SinkError, Surroundings};
 
 /// See the module.
 pub struct Writer {
@@ -104,11 +105,11 @@ impl Writer {
                 Some(ended) = self.checkpoints.join_next(), if !self.checkpoints.is_empty() => self.end_checkpoint(ended),
                 () = until(due), if idle && due.is_some() => self.start_flush()?,
                 // While a flush is under way and as much is waiting behind it, the inbox holds the route back.
-                arrival = arrival(&mut inbox, idle && due.is_some()), if !full => match arrival {
-                    Arrival::Message(Some(Message::Piece(piece))) => self.take(piece).await?,
-                    Arrival::Message(Some(Message::Abandon(slot))) => self.forget(slot),
-                    Arrival::Message(None) => break,
-                    Arrival::Urgent => self.start_flush()?,
+                heard = heard(&mut inbox, idle && due.is_some()), if !full => match heard {
+                    Heard::Message(Message::Piece(piece)) => self.take(piece).await?,
+                    Heard::Message(Message::Abandon(slot)) => self.forget(slot),
+                    Heard::Closed => break,
+                    Heard::Urgent => self.start_flush()?,
                 },
             }
         }
@@ -185,17 +186,18 @@ impl Writer {
     /// What becomes of an output that is no row of any table.
     fn no_row(&self, view: &View<'_>) -> Option<Verdict> {
         let change = view.output().change;
-        let (what, code, reason) = if !matches!(change, Change::Append | Change::Create | Change::Read) {
-            (self.settings.change, "change", format!("{change:?} at a table that only takes new rows"))
-        } else if view.value().is_none() {
-            (self.settings.tombstone, "tombstone", "a record without a value is no row".to_owned())
+        let (what, code, reason) = if view.value().is_none() {
+            (self.settings.on_tombstone, "tombstone", "a record without a value is no row".to_owned())
+        } else if !matches!(change, Change::Append | Change::Create | Change::Read) {
+            (self.settings.on_change, "change", format!("{change:?} at a table that only takes new rows"))
         } else {
             return None;
         };
-        Some(match what {
-            NotARow::Skip => Verdict::Skip,
-            NotARow::Reject => self.letter(view, Class::SinkPermanent, code, reason),
-        })
+        match what {
+            OnChange::Append => None,
+            OnChange::Skip => Some(Verdict::Skip),
+            OnChange::Reject => Some(self.letter(view, Class::SinkPermanent, code, reason)),
+        }
     }
 
     fn letter(&self, view: &View<'_>, class: Class, code: &str, message: String) -> Verdict {
@@ -236,7 +238,7 @@ impl Writer {
         if entry.is_none() && self.settings.columns.is_empty() {
             return Err(self.no_columns(view));
         }
-        wanted_fields(entry, &self.settings.columns, &self.settings.origin).map_err(|reason| self.configuration(reason))
+        wanted_fields(entry, &self.settings.columns, &self.settings.metadata).map_err(|reason| self.configuration(reason))
     }
 
     /// The table of an output, opened, with the ledger of the partition that the output comes from; or why there is none.
@@ -333,7 +335,7 @@ impl Writer {
             loads,
             tokens: std::mem::take(&mut self.tokens),
             durables: std::mem::take(&mut self.durables),
-            codec: self.settings.codec,
+            compression: self.settings.compression,
             decision: self.around.decision.clone(),
             metrics: self.around.metrics.clone(),
         };
@@ -378,7 +380,7 @@ impl Writer {
                 tracing::warn!(sink = %self.around.sink, reason, "another owner of a partition has committed, reading again");
                 Ok("another owner has committed to the table")
             }
-            Failure::Restored(reason) if self.settings.restored == Doubt::Accept => {
+            Failure::Restored(reason) if self.settings.restored == OnDoubt::Accept => {
                 tracing::warn!(sink = %self.around.sink, reason, "the table was restored, reading again");
                 Ok("the table was restored")
             }
@@ -449,6 +451,6 @@ async fn until(due: Option<Instant>) {
     }
 }
 
-async fn arrival(inbox: &mut Inbox, flushes_when_urgent: bool) -> Arrival {
-    if flushes_when_urgent { inbox.next_or_urgent().await } else { Arrival::Message(inbox.next().await) }
+async fn heard(inbox: &mut Inbox, may_be_urgent: bool) -> Heard {
+    if may_be_urgent { inbox.next_or_urgent().await } else { inbox.next().await.map_or(Heard::Closed, Heard::Message) }
 }

@@ -5,8 +5,8 @@ use deltalake::protocol::DeltaOperation;
 
 use super::lake::{Lake, LostAnswers, append, commit_as_other};
 use crate::sink::delta::commit::{CommitError, Progress, commit};
+use crate::sink::delta::config::Config;
 use crate::sink::delta::read::{ledger_positions, row_count};
-use crate::sink::delta::settings::{Place, Settings};
 use crate::sink::delta::table::Table;
 
 #[tokio::test]
@@ -22,9 +22,9 @@ async fn rows_and_their_ledger_land_in_one_commit() {
     let again = Table::open(lake.store()).await.expect("readable").expect("a table");
     assert_eq!(again.positions.get("g/s/t/0"), Some(&12));
     assert_eq!(again.decision_of("g/s/t/0").await.expect("readable").as_deref(), Some("d1"));
-    let settings = Settings::new(Place::One(lake.url()));
-    assert_eq!(ledger_positions(&settings, "g", "s").await.expect("readable"), [("t".into(), 0, 13)]);
-    assert_eq!(ledger_positions(&settings, "g", "other").await.expect("readable"), []);
+    let config = Config { uri: Some(lake.uri()), ..Config::default() };
+    assert_eq!(ledger_positions(&config, "g", "s").await.expect("readable"), [("t".into(), 0, 13)]);
+    assert_eq!(ledger_positions(&config, "g", "other").await.expect("readable"), []);
 }
 
 #[tokio::test]

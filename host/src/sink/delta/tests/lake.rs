@@ -18,9 +18,10 @@ use uuid::Uuid;
 
 use crate::sink::delta::columns::{arrow_schema, columns};
 use crate::sink::delta::commit::{Flush, Position, Progress};
+use crate::sink::delta::config::Compression;
 use crate::sink::delta::files::{Layout, write};
 use crate::sink::delta::read::read_table;
-use crate::sink::delta::settings::{Codec, place_url};
+use crate::sink::delta::settings::place_url;
 use crate::sink::delta::table::{Table, log_store};
 
 /// A folder with room for one table.
@@ -67,7 +68,7 @@ impl Lake {
     pub async fn flush(&self, names: &[&str], ids: &[i64], expected: Option<i64>, last: i64) -> Flush {
         let schema: StructType = columns(&fields(names)).expect("columns");
         let arrow = arrow_schema(&schema).expect("a schema");
-        let layout = Layout { url: self.url(), schema: arrow.clone(), partition_by: vec![], codec: Codec::Zstd };
+        let layout = Layout { url: self.url(), schema: arrow.clone(), partition_by: vec![], compression: Compression::Zstd };
         let adds = write(layout, vec![rows(&arrow, ids)]).await.expect("files");
         Flush {
             adds,

@@ -2,3 +2,6 @@
 
 mod commits;
 mod lake;
+mod route;
+mod speed;
+mod whole;
