@@ -2,6 +2,8 @@
 //!
 //! Invariant: a handle is made once per route, sink or plugin; counting on the hot path is one atomic addition per batch.
 
+pub mod listen;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
