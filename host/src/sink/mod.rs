@@ -10,9 +10,12 @@ pub mod file;
 mod fixture;
 pub mod http;
 pub mod kafka;
+mod kind;
 pub mod line;
 pub mod null;
 pub mod stdout;
+
+pub use kind::{Positions, destinations, form, ledger_positions, probe, run};
 
 use std::sync::Arc;
 

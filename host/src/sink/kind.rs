@@ -1,0 +1,72 @@
+//! The kinds of sinks: one `match` for each question that is asked of any of them.
+//!
+//! Invariant: a kind that the configuration knows is answered for here, or this does not compile.
+
+use std::sync::Arc;
+
+use super::{Inbox, Sink as _, SinkError, Surroundings, Uses, file, http, kafka, null, stdout};
+use crate::config::{Config, Name, Sink};
+use crate::dead::Form;
+
+const NO_DELTA: &str = "sinks of the kind \"delta\" are not built yet";
+
+/// Positions that a ledger holds: topic, partition, and the next offset that the sink wants.
+pub type Positions = Vec<(Arc<str>, i32, i64)>;
+
+/// The positions that the sink `name` holds in a ledger of its own; `None`: it has none.
+pub async fn ledger_positions(sink: &Sink, _group: &str, _name: &str) -> Option<Result<Positions, String>> {
+    match sink {
+        Sink::Delta(_) => Some(Err(NO_DELTA.to_owned())),
+        Sink::Null(_) | Sink::Stdout(_) | Sink::File(_) | Sink::Http(_) | Sink::Kafka(_) => None,
+    }
+}
+
+/// Runs the sink `name` of the configuration until its inbox closes and everything is durable.
+///
+/// # Errors
+/// Only for what waiting cannot mend; the route stops with it.
+pub async fn run(config: Arc<Config>, name: Name, surroundings: Surroundings, inbox: Inbox) -> Result<(), SinkError> {
+    match &config.sinks[&name] {
+        Sink::Null(config) => null::Null::new(config, surroundings).run(inbox).await,
+        Sink::Stdout(config) => stdout::Stdout::new(config, surroundings).run(inbox).await,
+        Sink::File(config) => file::FileSink::new(config, surroundings).run(inbox).await,
+        Sink::Http(config) => http::Http::new(config, surroundings)?.run(inbox).await,
+        Sink::Kafka(config) => kafka::Kafka::new(config, surroundings).run(inbox).await,
+        Sink::Delta(_) => Err(SinkError::Configuration { sink: surroundings.sink, reason: NO_DELTA.to_owned() }),
+    }
+}
+
+/// How the sink uses the destinations that plugins choose.
+pub fn destinations(sink: &Sink) -> Uses {
+    match sink {
+        Sink::Null(config) => null::destinations(config),
+        Sink::Stdout(config) => stdout::destinations(config),
+        Sink::File(config) => file::destinations(config),
+        Sink::Http(config) => http::destinations(config),
+        Sink::Kafka(config) => kafka::destinations(config),
+        Sink::Delta(config) if config.root.is_some() => Uses::Needed,
+        Sink::Delta(_) => Uses::Ignored,
+    }
+}
+
+/// How the sink takes dead letters.
+pub fn form(sink: &Sink) -> Form {
+    match sink {
+        Sink::Kafka(_) => Form::Record,
+        Sink::Null(_) | Sink::Stdout(_) | Sink::File(_) | Sink::Http(_) | Sink::Delta(_) => Form::Row,
+    }
+}
+
+/// Looks whether the sink's place is there and usable; writes no record.
+///
+/// # Errors
+/// What is wrong, in words for the user.
+pub async fn probe(sink: &Sink) -> Result<(), String> {
+    match sink {
+        Sink::Null(_) | Sink::Stdout(_) => Ok(()),
+        Sink::File(config) => file::probe(config).await,
+        Sink::Http(config) => http::probe(config).await,
+        Sink::Kafka(config) => kafka::probe(config).await,
+        Sink::Delta(_) => Err(NO_DELTA.to_owned()),
+    }
+}
