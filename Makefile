@@ -1,0 +1,33 @@
+# Set-up, tests and the demo of Anabranch. Every command sets up by itself what it needs; `make help` lists them.
+export CARGO_TARGET_DIR ?= $(HOME)/.cache/anabranch/target
+
+RECORDS ?=
+DIR ?=
+
+.PHONY: help setup test demo lint plugins
+
+help: ## show these lines
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
+	@echo "build folder: $(CARGO_TARGET_DIR) (CARGO_TARGET_DIR)"
+
+setup: ## install or check what tests, lints and the demo need
+	@tests/setup.sh test lint demo
+
+plugins: ## build the bundled plugins into components
+	@tests/setup.sh guest
+	@plugins/build.sh
+
+lint: ## formatting, clippy, licences and sources of the dependencies
+	@tests/setup.sh lint
+	@tests/lint.sh
+
+test: ## everything: lints, unit and property tests, plugins, the real binary against real servers
+	@tests/setup.sh test lint
+	@tests/run.sh
+
+demo: ## see the router at work; RECORDS=n ends by itself, DIR=folder keeps the table there
+	@tests/setup.sh demo
+	@plugins/build.sh
+	@echo "demo: building the router (dependencies are compiled once)"
+	@cargo build --quiet --package anabranch
+	@"$(CARGO_TARGET_DIR)/debug/anabranch" demo $(if $(RECORDS),--records $(RECORDS)) $(if $(DIR),--dir $(DIR))
