@@ -67,6 +67,12 @@ impl Route {
         tokio::spawn(sink.run(self.inbox.take().expect("started once")))
     }
 
+    /// Dead letters go to this sink instead of the test.
+    pub fn start_for_dead_letters<S: Sink>(&mut self, sink: S) -> JoinHandle<Result<(), SinkError>> {
+        let (_, nothing) = self.urgency.inbox();
+        tokio::spawn(sink.run(std::mem::replace(&mut self.dead, nothing)))
+    }
+
     pub fn batch(&mut self, partition: i32, records: &[Record<'_>]) -> Batch {
         let name = TopicPartition { topic: "t".into(), partition };
         let (_, next) = self.partitions.entry(partition).or_insert_with(|| (self.acks.assign(name, Some(0)), 0));

@@ -4,19 +4,20 @@
 
 use std::sync::Arc;
 
-use super::{Inbox, Sink as _, SinkError, Surroundings, Uses, file, http, kafka, null, stdout};
+use super::{Inbox, Sink as _, SinkError, Surroundings, Uses, delta, file, http, kafka, null, stdout};
 use crate::config::{Config, Name, Sink};
 use crate::dead::Form;
-
-const NO_DELTA: &str = "sinks of the kind \"delta\" are not built yet";
 
 /// Positions that a ledger holds: topic, partition, and the next offset that the sink wants.
 pub type Positions = Vec<(Arc<str>, i32, i64)>;
 
-/// The positions that the sink `name` holds in a ledger of its own; `None`: it has none.
-pub async fn ledger_positions(sink: &Sink, _group: &str, _name: &str) -> Option<Result<Positions, String>> {
+/// The positions that the sink `name` of a consumer group holds in a ledger of its own; `None`: its kind has none.
+///
+/// # Errors
+/// Inside, where the ledger cannot be read.
+pub async fn ledger_positions(sink: &Sink, group: &str, name: &str) -> Option<Result<Positions, String>> {
     match sink {
-        Sink::Delta(_) => Some(Err(NO_DELTA.to_owned())),
+        Sink::Delta(config) => Some(delta::ledger_positions(config, group, name).await.map_err(|error| error.to_string())),
         Sink::Null(_) | Sink::Stdout(_) | Sink::File(_) | Sink::Http(_) | Sink::Kafka(_) => None,
     }
 }
@@ -32,7 +33,7 @@ pub async fn run(config: Arc<Config>, name: Name, surroundings: Surroundings, in
         Sink::File(config) => file::FileSink::new(config, surroundings).run(inbox).await,
         Sink::Http(config) => http::Http::new(config, surroundings)?.run(inbox).await,
         Sink::Kafka(config) => kafka::Kafka::new(config, surroundings).run(inbox).await,
-        Sink::Delta(_) => Err(SinkError::Configuration { sink: surroundings.sink, reason: NO_DELTA.to_owned() }),
+        Sink::Delta(config) => delta::Delta::new(config, surroundings)?.run(inbox).await,
     }
 }
 
@@ -67,6 +68,6 @@ pub async fn probe(sink: &Sink) -> Result<(), String> {
         Sink::File(config) => file::probe(config).await,
         Sink::Http(config) => http::probe(config).await,
         Sink::Kafka(config) => kafka::probe(config).await,
-        Sink::Delta(_) => Err(NO_DELTA.to_owned()),
+        Sink::Delta(config) => delta::probe(config).await,
     }
 }

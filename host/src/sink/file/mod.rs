@@ -279,6 +279,7 @@ impl FileSink {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dead::Form;
     use crate::output::Text;
     use crate::sink::fixture::Route;
     use crate::value::Format;
@@ -374,6 +375,29 @@ mod tests {
         let lines = lines(folder.path());
         let line: serde_json::Value = serde_json::from_str(&lines[0]).unwrap();
         assert_eq!((lines.len(), &line["topic"], &line["value"]["a"][1]), (1, &"t".into(), &2.into()));
+    }
+
+    #[tokio::test]
+    async fn dead_letters_reach_a_file_with_their_original_bytes_and_only_then_the_offset_moves() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = folder.path().join("later");
+        std::fs::write(&place, "").unwrap();
+        let mut route = Route::with_dead_letters(Format::Json, Form::Row);
+        let render = crate::sink::null::Config { render: crate::sink::null::Render::Json };
+        drop(route.start(crate::sink::null::Null::new(&render, route.surroundings.clone())));
+        drop(route.start_for_dead_letters(sink(&route, &place.join("dead.jsonl"), "")));
+        route.send(4, &[(Some("k"), Some("{}")), (Some("k"), Some("{\"a\":")), (None, Some("{}"))]);
+        route.until("the good records are delivered", || route.surroundings.metrics.outputs.get() == 2).await;
+        assert_eq!(route.committable(4), None, "the dead letter has no place yet");
+        std::fs::remove_file(&place).unwrap();
+        route.settled().await;
+        assert_eq!(route.committable(4), Some(3));
+        let line: serde_json::Value = serde_json::from_str(&lines(&place)[0]).unwrap();
+        let expected = [("value", "eyJhIjo="), ("key", "aw=="), ("class", "decode"), ("by", "out"), ("topic", "t"), ("route", "r")];
+        for (field, text) in expected {
+            assert_eq!(line[field], text, "{field} of {line}");
+        }
+        assert_eq!((&line["partition"], &line["offset"]), (&4.into(), &1.into()));
     }
 
     #[tokio::test]

@@ -343,7 +343,7 @@ mod tests {
             }
             prop_assert!(lanes.len() == 0);
             prop_assert_eq!(seen, pushed.into_iter().filter(|(_, count)| *count > 0).collect());
-            prop_assert!(lanes.lanes.len() == 0 && lanes.groups.is_empty());
+            prop_assert!(lanes.lanes.is_empty() && lanes.groups.is_empty());
         }
     }
 }

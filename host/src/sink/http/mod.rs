@@ -169,7 +169,7 @@ impl Queue {
             if running.len() >= self.sink.in_flight_max {
                 return;
             }
-            let Some(mut load) = self.lanes.take(now, urgent && self.backlog.is_empty()) else { return };
+            let Some(mut load) = self.lanes.take(now, urgent) else { return };
             load.items.sort_unstable_by_key(|item| (item.held.number, item.index));
             let requests = self.sink.requests.clone();
             running.spawn(async move { (load.lanes, requests.deliver(load.items).await) });
