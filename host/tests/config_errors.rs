@@ -63,3 +63,20 @@ fn no_secret_that_stands_in_a_file_is_repeated() {
         assert!(!shown.contains("hunter2"), "{}:\n{shown}", path.display());
     }
 }
+
+#[test]
+fn no_mistake_makes_the_reader_panic() {
+    let inserted = ["", "\"", "'", "[", "]", "{", "}", "=", ".", ",", "\n", "\u{e9}", "#", "1"];
+    for (index, path) in cases().into_iter().enumerate() {
+        let text = std::fs::read_to_string(&path).unwrap();
+        for at in (index % 3..text.len()).step_by(3).filter(|at| text.is_char_boundary(*at)) {
+            let rest = text[at..].chars().next().map_or(at, |next| at + next.len_utf8());
+            let changed = format!("{}{}{}", &text[..at], inserted[at % inserted.len()], &text[rest..]);
+            let report = match config::parse(&changed, &path, &folder()) {
+                Ok(loaded) => loaded.report,
+                Err(report) => report,
+            };
+            report.render(false);
+        }
+    }
+}

@@ -251,76 +251,70 @@ pub struct OAuth {
 impl Security {
     /// What is wrong beyond single values; keys are below `security`.
     pub fn check(&self) -> Vec<Fault> {
+        let mut faults = if self.protocol.has_login() { self.check_login() } else { self.check_no_login() };
+        faults.extend(self.check_files());
+        faults
+    }
+
+    fn check_no_login(&self) -> Vec<Fault> {
+        let given = [
+            ("security.mechanism", self.mechanism.is_some()),
+            ("security.username", self.username.is_some()),
+            ("security.password", self.password.is_some()),
+            ("security.oauth", self.oauth.is_some()),
+        ];
+        let ignored = |(key, _)| {
+            let wrong = format!("with protocol \"{}\" nobody logs in, so this would be ignored", self.protocol.name());
+            Fault::new(key, wrong, "set protocol = \"sasl_ssl\" (or \"sasl_plaintext\")")
+        };
+        given.into_iter().filter(|(_, given)| *given).map(ignored).collect()
+    }
+
+    fn check_login(&self) -> Vec<Fault> {
+        let Some(mechanism) = self.mechanism else {
+            let wrong = format!("protocol \"{}\" needs a mechanism", self.protocol.name());
+            return vec![Fault::new("security.mechanism", wrong, "add mechanism = \"SCRAM-SHA-512\" or another")];
+        };
+        let needs = |key: &str, remedy: &str| Fault::new(&format!("security.{key}"), format!("{} needs `{key}`", mechanism.name()), remedy);
         let mut faults = Vec::new();
-        let mut fault = |key: &'static str, wrong: String, remedy: &str| faults.push(Fault::new(key, wrong, remedy));
-        let protocol = self.protocol.name();
-        if !self.protocol.has_login() {
-            let given = [
-                ("security.mechanism", self.mechanism.is_some()),
-                ("security.username", self.username.is_some()),
-                ("security.password", self.password.is_some()),
-                ("security.oauth", self.oauth.is_some()),
-            ];
-            for (key, _) in given.into_iter().filter(|(_, given)| *given) {
-                let wrong = format!("with protocol \"{protocol}\" nobody logs in, so this would be ignored");
-                fault(key, wrong, "set protocol = \"sasl_ssl\" (or \"sasl_plaintext\")");
+        if mechanism == Mechanism::Oauthbearer {
+            if self.oauth.is_none() {
+                faults.push(needs("oauth", "add oauth = { token_url = \"..\", client_id = \"..\", client_secret = { env = \"..\" } }"));
             }
+            return faults;
         }
-        match self.mechanism {
-            None if self.protocol.has_login() => {
-                fault(
-                    "security.mechanism",
-                    format!("protocol \"{protocol}\" needs a mechanism"),
-                    "add mechanism = \"SCRAM-SHA-512\" or another",
-                );
-            }
-            Some(Mechanism::Oauthbearer) if self.protocol.has_login() => {
-                if self.oauth.is_none() {
-                    fault(
-                        "security.oauth",
-                        "OAUTHBEARER needs `oauth`".into(),
-                        "add oauth = { token_url = \"..\", client_id = \"..\", client_secret = { env = \"..\" } }",
-                    );
-                }
-            }
-            Some(mechanism) if self.protocol.has_login() => {
-                let name = mechanism.name();
-                if self.username.is_none() {
-                    fault("security.username", format!("{name} needs a username"), "add username = \"..\"");
-                }
-                if self.password.is_none() {
-                    fault(
-                        "security.password",
-                        format!("{name} needs a password"),
-                        "add password = { env = \"NAME\" } or { file = \"PATH\" }",
-                    );
-                }
-                if self.oauth.is_some() {
-                    fault(
-                        "security.oauth",
-                        format!("{name} takes no tokens, so this would be ignored"),
-                        "set mechanism = \"OAUTHBEARER\" or remove it",
-                    );
-                }
-            }
-            _ => {}
+        if self.username.is_none() {
+            faults.push(needs("username", "add username = \"..\""));
         }
-        let files = [("security.ca", &self.ca), ("security.cert", &self.cert), ("security.key", &self.key)];
-        for (key, path) in files {
+        if self.password.is_none() {
+            faults.push(needs("password", "add password = { env = \"NAME\" } or { file = \"PATH\" }"));
+        }
+        if self.oauth.is_some() {
+            let wrong = format!("{} takes no tokens, so this would be ignored", mechanism.name());
+            faults.push(Fault::new("security.oauth", wrong, "set mechanism = \"OAUTHBEARER\" or remove it"));
+        }
+        faults
+    }
+
+    fn check_files(&self) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        let mut fault = |key: &str, wrong: &str, remedy: &str| faults.push(Fault::new(key, wrong, remedy));
+        for (key, path) in [("security.ca", &self.ca), ("security.cert", &self.cert), ("security.key", &self.key)] {
             let Some(path) = path else { continue };
             if !self.protocol.has_tls() {
-                let wrong = format!("with protocol \"{protocol}\" there is no TLS, so this would be ignored");
-                fault(key, wrong, "set protocol = \"ssl\" or \"sasl_ssl\"");
+                let wrong = format!("with protocol \"{}\" there is no TLS, so this would be ignored", self.protocol.name());
+                fault(key, &wrong, "set protocol = \"ssl\" or \"sasl_ssl\"");
             }
             if let Err(error) = std::fs::File::open(path) {
-                fault(key, format!("the file {} cannot be read: {error}", path.display()), "name a PEM file that this process may read");
+                let wrong = format!("the file {} cannot be read: {error}", path.display());
+                fault(key, &wrong, "name a PEM file that this process may read");
             }
         }
         match (&self.cert, &self.key) {
-            (Some(_), None) => fault("security.cert", "a certificate without its key".into(), "add key = \"PATH\""),
-            (None, Some(_)) => fault("security.key", "a key without its certificate".into(), "add cert = \"PATH\""),
+            (Some(_), None) => fault("security.cert", "a certificate without its key", "add key = \"PATH\""),
+            (None, Some(_)) => fault("security.key", "a key without its certificate", "add cert = \"PATH\""),
             (None, None) if self.key_password.is_some() => {
-                fault("security.key_password", "a password for a key that is not there".into(), "add cert = \"PATH\" and key = \"PATH\"");
+                fault("security.key_password", "a password for a key that is not there", "add cert = \"PATH\" and key = \"PATH\"");
             }
             _ => {}
         }

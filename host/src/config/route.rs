@@ -210,6 +210,7 @@ pub enum Action {
 /// `[route.NAME]`: from topics through plugins to sinks.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(extend("required" = ["topics", "value", "to"]))]
 pub(super) struct RouteWritten {
     /// Name of the source; only needed where there are several.
     #[serde(default)]
@@ -221,21 +222,21 @@ pub(super) struct RouteWritten {
     pub registry: Option<Spanned<String>>,
     /// The topics: a list of names, or `{ regex = '^..' }`.
     #[serde(default)]
-    #[schemars(with = "TopicsWritten", required)]
+    #[schemars(with = "TopicsWritten")]
     pub topics: Option<Spanned<TopicsWritten>>,
     /// How keys are decoded.
     #[serde(default)]
     pub key: KeyFormat,
     /// How values are decoded.
     #[serde(default)]
-    #[schemars(with = "ValueFormat", required)]
+    #[schemars(with = "ValueFormat")]
     pub value: Option<Spanned<ValueFormat>>,
     /// The plugins in order: names, or `{ plugin = NAME, config = { .. } }`.
     #[serde(default)]
     pub through: Vec<StepWritten>,
     /// The sinks.
     #[serde(default)]
-    #[schemars(with = "Vec<Name>", required)]
+    #[schemars(with = "Vec<Name>")]
     pub to: Option<Spanned<Vec<Spanned<String>>>>,
     /// The sink for records that cannot be delivered; without one such a record stops the route.
     #[serde(default)]

@@ -342,7 +342,7 @@ impl JsonSchema for FilePath {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "minLength": 1 })
+        json_schema!({ "type": "string", "title": "path", "minLength": 1 })
     }
 }
 

@@ -243,3 +243,44 @@ fn json_of(value: &DeValue<'_>) -> serde_json::Value {
         DeValue::Table(table) => table.iter().map(|(key, value)| (key.get_ref().clone(), json_of(value.get_ref()))).collect(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(text: &str) -> PluginConfig {
+        let root = DeTable::parse(text).unwrap();
+        let root = Spanned::new(root.span(), DeValue::Table(root.into_inner()));
+        PluginConfig::of(&root, &["plugin", "paid", "config"], text.into()).unwrap()
+    }
+
+    fn shown<'t>(text: &'t str, path: &[&str], at: Option<(u32, u32)>) -> &'t str {
+        let path: Vec<String> = path.iter().map(|name| (*name).to_owned()).collect();
+        &text[plugin_problem(&config(text), &path, at)]
+    }
+
+    #[test]
+    fn a_plugins_problem_points_into_the_text_that_it_is_about() {
+        let text = "[plugin.paid]\nconfig = { where = \"total > x\", list = ['a', 'b c'] }\n";
+        assert_eq!(shown(text, &["where"], Some((8, 9))), "x");
+        assert_eq!(shown(text, &["where"], None), "\"total > x\"");
+        assert_eq!(shown(text, &["list", "1"], Some((2, 3))), "c");
+        assert_eq!(shown(text, &["where"], Some((90, 99))), "", "a range outside of the text is its end");
+        assert_eq!(shown(text, &["missing"], None), "config");
+        assert_eq!(shown(text, &[], None), "config");
+    }
+
+    #[test]
+    fn text_with_escapes_is_shown_whole_and_long_text_is_not() {
+        let escaped = "[plugin.paid.config]\nwhere = \"a\\tb\"\n";
+        assert_eq!(shown(escaped, &["where"], Some((2, 3))), "\"a\\tb\"");
+        let long = "[plugin.paid.config]\nwhere = '''\nfirst\nsecond'''\n";
+        assert_eq!(shown(long, &["where"], Some((6, 12))), "second");
+    }
+
+    #[test]
+    fn a_plugin_gets_its_configuration_as_json() {
+        let text = "[plugin.paid.config]\na = 0x10\nb = 1.5\nc = 2026-01-31\nd = [true, { e = 'f' }]\ng = inf\n";
+        assert_eq!(config(text).json, r#"{"a":16,"b":1.5,"c":"2026-01-31","d":[true,{"e":"f"}],"g":"inf"}"#);
+    }
+}

@@ -277,8 +277,13 @@ impl<T> Named<'_, T> {
     /// Reports what the table finds wrong with itself.
     pub fn faults(&self, faults: impl IntoIterator<Item = Fault>, problems: &mut Vec<Problem>) {
         // What is missing only because its key was mistyped or its value is wrong is no problem of its own.
-        let is_known =
-            |fault: &Fault| fault.path.last().is_some_and(|key| self.meant.contains(key)) || self.part.is_among(&fault.path, &self.skipped);
+        let is_known = |fault: &Fault| {
+            let is_security = fault.path.first().is_some_and(|key| key == "security");
+            fault.path.last().is_some_and(|key| self.meant.contains(key))
+                || self.part.is_among(&fault.path, &self.skipped)
+                // Whether there is a login or TLS is not known then.
+                || (is_security && self.part.is_among(&["security".to_owned(), "protocol".to_owned()], &self.skipped))
+        };
         problems.extend(faults.into_iter().filter(|fault| !is_known(fault)).map(|fault| self.part.problem(fault)));
     }
 }
