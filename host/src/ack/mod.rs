@@ -323,9 +323,10 @@ impl Acks {
         .collect()
     }
 
-    /// Whether the slot is still the current life of its partition.
+    /// Whether the slot is still the current life of its partition, and nothing of it was dropped: behind a dropped batch comes a
+    /// gap, and whoever keeps a ledger must not go on over it.
     pub fn is_current(&self, slot: Slot) -> bool {
-        self.shared.0.lock().partition(slot).is_some()
+        self.shared.0.lock().partition(slot).is_some_and(|partition| partition.rewind_wanted.is_none())
     }
 
     /// Whether nothing at all is owed.
@@ -388,7 +389,7 @@ impl Token {
         self.slot
     }
 
-    /// Whether settling still means something: not so once the partition left or rewound.
+    /// Whether settling still means something: not so once the partition left, rewound, or is about to be.
     pub fn is_current(&self) -> bool {
         self.acks.is_current(self.slot)
     }

@@ -36,6 +36,19 @@ fn a_dropped_token_rewinds_to_the_first_offset_owed() {
 }
 
 #[test]
+fn what_comes_behind_a_dropped_piece_is_not_current_even_before_the_rewind() {
+    let acks = Acks::new();
+    let slot = acks.assign(name(0), Some(0));
+    let dropped = acks.dispatch(slot, 0, 5, 5).unwrap();
+    let behind = acks.dispatch(slot, 5, 9, 4).unwrap();
+    assert!(behind.is_current());
+    drop(dropped);
+    assert!(!behind.is_current());
+    let rewind = acks.take_rewinds().remove(0);
+    assert!(acks.is_current(rewind.slot));
+}
+
+#[test]
 fn nothing_is_dispatched_between_a_rewind_and_its_end() {
     let acks = Acks::new();
     let slot = acks.assign(name(0), Some(0));

@@ -148,6 +148,16 @@ pub enum OnChange {
     Append,
 }
 
+impl Metadata {
+    /// The names that were given.
+    fn names(&self) -> impl Iterator<Item = &String> {
+        [&self.topic, &self.partition, &self.offset, &self.timestamp, &self.key].into_iter().flatten()
+    }
+}
+
+/// What no column's name may have, unless the table maps names.
+const NO_NAME: &[char] = &[' ', ',', ';', '{', '}', '(', ')', '\n', '\t', '='];
+
 impl Default for Config {
     fn default() -> Self {
         Config {
@@ -197,6 +207,12 @@ impl Config {
         }
         if self.checkpoint_interval == 0 {
             faults.push(Fault::new("checkpoint_interval", "checkpoint_interval is 0", "1 writes a checkpoint after every table commit"));
+        }
+        for name in self.metadata.names().chain(self.columns.iter().map(|column| &column.name)) {
+            if name.is_empty() || name.contains(NO_NAME) {
+                let wrong = format!("{name:?} is no name of a column");
+                faults.push(Fault::new("metadata", wrong, "names are not empty and have no space, comma, semicolon, brace, bracket or ="));
+            }
         }
         for (index, column) in self.columns.iter().enumerate() {
             if let Err(wrong) = column.field() {

@@ -1,7 +1,6 @@
 //! One flush: rows into files, files and ledger into the tables, while the next rows come in.
 //!
-//! Invariant: nothing is committed before the dead letters of the records that it covers are durable, nor for partitions that
-//! left. Where a place does not answer, a flush waits and tries again with the same files; it gives nothing up.
+//! Invariant: nothing is committed before the dead letters of the records that it covers are durable. Where a place does not answer, a flush waits and tries again with the same files; it gives nothing up.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -162,8 +161,9 @@ async fn one(
     };
     let mut waits = Waits::default();
     loop {
-        // Whether an attempt landed does not matter for partitions that left: whoever has them now reads it from the ledger.
-        if !tokens.iter().all(Token::is_current) {
+        // Rows of a partition that left meanwhile may land all the same: its next owner finds them in the ledger, or is refused by
+        // it. Only when nobody here waits for any of them is there no reason to write.
+        if !tokens.iter().any(Token::is_current) {
             return Err(Failure::Left);
         }
         match commit(table, &mut flush).await {
@@ -199,7 +199,7 @@ async fn files(layout: Layout, batches: Vec<RecordBatch>, tokens: &[Token], metr
             }
         }
         waits.wait().await;
-        if !tokens.iter().all(Token::is_current) {
+        if !tokens.iter().any(Token::is_current) {
             return Err(Failure::Left);
         }
     }

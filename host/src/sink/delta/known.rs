@@ -9,7 +9,7 @@ use arrow::datatypes::Field;
 use deltalake::kernel::{StructType, Version};
 use deltalake::logstore::LogStoreRef;
 
-use super::columns::columns;
+use super::columns::{columns, extend};
 use super::config::OnDoubt;
 use super::flush::Waits;
 use super::ledger::Positions;
@@ -86,7 +86,11 @@ impl Known {
         metrics.up();
         check_table(&table, &settings.partition_by).map_err(located)?;
         let state = table.state().map_err(|error| located(error.to_string()))?;
-        let rows = TableRows::new(state.schema().as_ref().clone(), &settings.metadata).map_err(located)?;
+        let mut columns = state.schema().as_ref().clone();
+        if !settings.columns.is_empty() {
+            columns = extend(&columns, &schema).map_err(located)?.unwrap_or(columns);
+        }
+        let rows = TableRows::new(columns, &settings.metadata).map_err(located)?;
         Ok(Known {
             name,
             positions: table.positions.clone(),

@@ -152,6 +152,16 @@ impl TableRows {
     /// Where the table has a column that cannot be written.
     pub fn new(columns: StructType, origin: &Metadata) -> Result<Self, String> {
         let schema = arrow_schema(&columns)?;
+        for field in origin.fields() {
+            let found = schema.field_with_name(field.name()).map_or_else(|_| field.data_type(), |found| found.data_type());
+            if found != field.data_type() {
+                return Err(format!(
+                    "column {:?} of `metadata` is {found} in the table, and has to be {}",
+                    field.name(),
+                    field.data_type()
+                ));
+            }
+        }
         let rows = Rows::new(&value_fields(&schema, origin)).map_err(|error| error.to_string())?;
         Ok(TableRows {
             columns,

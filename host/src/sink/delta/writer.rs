@@ -238,7 +238,8 @@ impl Writer {
         if entry.is_none() && self.settings.columns.is_empty() {
             return Err(self.no_columns(view));
         }
-        wanted_fields(entry, &self.settings.columns, &self.settings.metadata).map_err(|reason| self.configuration(reason))
+        let wanted = wanted_fields(entry, &self.settings.columns, &self.settings.metadata).map_err(|reason| self.configuration(reason))?;
+        if wanted.is_empty() { Err(self.no_columns(view)) } else { Ok(wanted) }
     }
 
     /// The table of an output, opened, with the ledger of the partition that the output comes from; or why there is none.
@@ -408,7 +409,7 @@ impl Writer {
 
     fn no_columns(&self, view: &View<'_>) -> SinkError {
         self.configuration(format!(
-            "record {}/{} offset {} has no schema, so its columns are not known: name them in `columns` of the sink, read the topic with a \
+            "record {}/{} offset {} has no schema with fields, so its columns are not known: name them in `columns` of the sink, read the topic with a \
              schema, or let a plugin register one",
             view.topic(),
             view.partition(),

@@ -96,6 +96,28 @@ async fn a_second_owner_fences_the_first_whose_partition_is_read_again() {
 }
 
 #[tokio::test]
+async fn behind_a_batch_that_was_dropped_nothing_is_written_until_it_came_again() {
+    let (lake, route) = (Lake::new(), Route::new());
+    let slot = route.assign(0);
+    let (outbox, task) = route.start(&at_once(&lake));
+    send(&outbox, route.orders(slot, 0, 0, &[1]));
+    route.settled(slot, 1).await;
+    // A plugin wants these again; what is behind them is on its way already.
+    drop(route.orders(slot, 0, 1, &[2]));
+    send(&outbox, route.orders(slot, 0, 2, &[3]));
+    for _ in 0..200 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(lake.ids().await, [1], "the ledger never goes over a gap");
+    let rewind = route.acks.take_rewinds().remove(0);
+    route.acks.rewound(rewind.slot);
+    send(&outbox, route.orders(rewind.slot, 0, 1, &[2, 3]));
+    drop(outbox);
+    task.await.expect("no panic").expect("written");
+    assert_eq!(lake.ids().await, [1, 2, 3]);
+}
+
+#[tokio::test]
 async fn rows_of_a_partition_that_left_are_not_written_and_others_are() {
     let (lake, route) = (Lake::new(), Route::new());
     let (leaves, stays) = (route.assign(0), route.assign(1));
