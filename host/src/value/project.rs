@@ -170,7 +170,7 @@ impl Projection {
 
     /// Empty columns for this projection.
     pub fn columns(&self) -> Columns {
-        Columns { columns: self.kinds.iter().map(|kind| Column::new(*kind)).collect(), rows: 0 }
+        Columns::of(&self.kinds)
     }
 
     /// Reads one value and appends a row. `schema`: the one that the projection was compiled for.
@@ -411,16 +411,14 @@ impl Row<'_> {
             }
             _ => (),
         }
+        if value.format == Format::Json && kind == Kind::Decimals && is_number(value.bytes) {
+            // In JSON a number has its digits as text: nothing gets lost.
+            let digits = String::from_utf8_lossy(value.bytes);
+            return self.put(column, Scalar::BigInt(digits.trim()), 0);
+        }
         let mut only = Only { columns: self, column, result: Ok(()), containers: 0 };
         super::walk(value, &mut only)?;
-        match only.result {
-            // A number that kept its text in JSON can be a decimal without loss.
-            Err(_) if value.format == Format::Json && kind == Kind::Decimals && is_number(value.bytes) => {
-                let digits = String::from_utf8_lossy(value.bytes);
-                self.put(column, Scalar::BigInt(digits.trim()), 0)
-            }
-            result => result,
-        }
+        only.result
     }
 
     fn document(&mut self, column: usize, document: &[u8], at: usize) -> Result<(), DecodeError> {
@@ -617,7 +615,8 @@ impl BytesColumn {
         self.ends.push(self.data.len() as u32);
     }
 
-    fn push_missing(&mut self) {
+    /// Appends an entry that is not there.
+    pub fn push_missing(&mut self) {
         self.missing.get_or_insert_default().push(self.ends.len() as u32);
         self.ends.push(self.data.len() as u32);
     }
@@ -762,6 +761,9 @@ impl Column {
             (Column::Decimals(column), Scalar::Decimal(unscaled, scale)) => column.push(text::decimal(unscaled, scale).as_bytes()),
             (Column::Decimals(column), Scalar::Int(value)) => column.push(value.to_string().as_bytes()),
             (Column::Decimals(column), Scalar::BigInt(digits)) => column.push(digits.as_bytes()),
+            // The shortest text that reads back as the same float.
+            (Column::Decimals(column), Scalar::Double(value)) if value.is_finite() => column.push(text::double(value).as_bytes()),
+            (Column::Decimals(column), Scalar::Float(value)) if value.is_finite() => column.push(format!("{value:?}").as_bytes()),
             (Column::Texts(column), other) => match text::scalar(other) {
                 Some(text) => column.push(text.as_bytes()),
                 None => return false,
@@ -773,6 +775,17 @@ impl Column {
 }
 
 impl Columns {
+    /// Empty columns of these kinds.
+    pub fn of(kinds: &[Kind]) -> Self {
+        Columns { columns: kinds.iter().map(|kind| Column::new(*kind)).collect(), rows: 0 }
+    }
+
+    /// Removes the last row.
+    pub fn undo_last_row(&mut self) {
+        self.rows = self.rows.saturating_sub(1);
+        self.undo_row();
+    }
+
     /// How many rows there are.
     pub fn rows(&self) -> usize {
         self.rows

@@ -1,0 +1,259 @@
+//! Questions: what a plugin planned to read, out of records into the contract's columns.
+//!
+//! Invariant: a record that cannot be read as planned never reaches the guest, and leaves no trace in the columns of others.
+
+use std::collections::HashMap;
+
+use super::bind::anabranch::plugin::types;
+use super::bind::exports::anabranch::plugin::transform::Batch;
+use super::plan::{Place, Step, own_kind};
+use crate::dead::{Class, Letter};
+use crate::output::{Change, Outputs, View};
+use crate::value::project::{BytesColumn, NumberColumn};
+use crate::value::{self, Column, Columns, DecodeError, Format, JsonOptions, Kind, Projection, Value, Wanted};
+
+/// Records of one call, and which outputs of the step before they are.
+pub struct Question {
+    /// Positions in the outputs that the step reads.
+    pub rows: Vec<u32>,
+    /// What the guest gets.
+    pub batch: Batch,
+}
+
+/// Compiled projections of one step, by part, format and schema.
+#[derive(Default)]
+pub struct Projections(HashMap<(bool, Format, u32), Option<Projection>>);
+
+/// Bytes of one question: what a guest's memory holds comfortably next to its answer.
+const QUESTION_BYTES_MAX: usize = 4 << 20;
+
+/// Puts `rows` of `outputs` into as few questions as the plan and the kinds of columns allow.
+pub fn ask(step: &Step, projections: &mut Projections, outputs: &Outputs, rows: &[u32]) -> (Vec<Question>, Vec<Letter>) {
+    let records_max = step.plan.max_records.map_or(usize::MAX, |max| max as usize);
+    let bytes_max = step.plan.max_bytes.map_or(QUESTION_BYTES_MAX, |max| max as usize).min(QUESTION_BYTES_MAX);
+    let (mut questions, mut letters) = (Vec::new(), Vec::new());
+    let mut open: Option<Open> = None;
+    for &row in rows {
+        let view = outputs.view(row as usize);
+        let kinds = [kinds(step, projections, &view, false), kinds(step, projections, &view, true)];
+        if let Some(full) = open.take_if(|open| open.rows.len() >= records_max || open.bytes >= bytes_max || !open.takes(&kinds)) {
+            questions.push(full.finish(step, outputs));
+        }
+        let building = open.get_or_insert_with(|| Open::new(step, &kinds));
+        if let Err(error) = building.push(step, projections, &view, row) {
+            letters.push(Letter {
+                record: view.output().input,
+                class: Class::Decode,
+                code: "projection".to_owned(),
+                message: error.to_string(),
+                by: step.shared.plugin.as_str().into(),
+                digest: Some(step.component.digest.as_str().into()),
+            });
+        }
+    }
+    questions.extend(open.filter(|open| !open.rows.is_empty()).map(|open| open.finish(step, outputs)));
+    (questions, letters)
+}
+
+/// The kinds that a record gives the columns of a part; `None`: it has nothing there, any kinds do.
+fn kinds(step: &Step, projections: &mut Projections, view: &View<'_>, key: bool) -> Option<Vec<Kind>> {
+    let wanted = if key { &step.keys } else { &step.values };
+    if wanted.iter().all(|wanted| wanted.kind.is_some()) {
+        return None;
+    }
+    let value = if key { view.key() } else { view.value() }?;
+    projection(step, projections, view, value, key).map(|projection| projection.kinds().to_vec())
+}
+
+fn projection<'p>(step: &Step, projections: &'p mut Projections, view: &View<'_>, value: Value<'_>, key: bool) -> Option<&'p Projection> {
+    let schema = if key { view.key_schema() } else { view.value_schema() };
+    let wanted = if key { &step.keys } else { &step.values };
+    projections.0.entry((key, value.format, schema)).or_insert_with(|| Projection::new(value.format, value.schema, wanted).ok()).as_ref()
+}
+
+struct Open {
+    rows: Vec<u32>,
+    values: Columns,
+    keys: Columns,
+    headers: Vec<BytesColumn>,
+    whole_keys: Option<BytesColumn>,
+    whole_values: Option<BytesColumn>,
+    key_schemas: Vec<u32>,
+    value_schemas: Vec<u32>,
+    changes: Vec<u8>,
+    offsets: Vec<i64>,
+    timestamps: Vec<i64>,
+    bytes: usize,
+}
+
+fn column_kinds(wanted: &[Wanted], kinds: Option<&Vec<Kind>>) -> Vec<Kind> {
+    let by_default = wanted.iter().map(|wanted| wanted.kind.unwrap_or(Kind::Documents)).collect();
+    kinds.cloned().unwrap_or(by_default)
+}
+
+impl Open {
+    fn new(step: &Step, kinds: &[Option<Vec<Kind>>; 2]) -> Self {
+        Open {
+            rows: Vec::new(),
+            values: Columns::of(&column_kinds(&step.values, kinds[0].as_ref())),
+            keys: Columns::of(&column_kinds(&step.keys, kinds[1].as_ref())),
+            headers: vec![BytesColumn::default(); step.plan.headers.len()],
+            whole_keys: step.plan.keys.map(|_| BytesColumn::default()),
+            whole_values: step.plan.values.map(|_| BytesColumn::default()),
+            key_schemas: Vec::new(),
+            value_schemas: Vec::new(),
+            changes: Vec::new(),
+            offsets: Vec::new(),
+            timestamps: Vec::new(),
+            bytes: 0,
+        }
+    }
+
+    fn takes(&self, kinds: &[Option<Vec<Kind>>; 2]) -> bool {
+        let same = |columns: &Columns, kinds: &Option<Vec<Kind>>| {
+            kinds.as_ref().is_none_or(|kinds| columns.columns.iter().map(Column::kind).eq(kinds.iter().copied()))
+        };
+        same(&self.values, &kinds[0]) && same(&self.keys, &kinds[1])
+    }
+
+    fn push(&mut self, step: &Step, projections: &mut Projections, view: &View<'_>, row: u32) -> Result<(), DecodeError> {
+        let (key, value) = (view.key(), view.value());
+        let whole_key = whole(key, step.plan.keys).map_err(|error| part(error, "key"))?;
+        let whole_value = whole(value, step.plan.values)?;
+        project(step, projections, view, value, false, &mut self.values)?;
+        if let Err(error) = project(step, projections, view, key, true, &mut self.keys) {
+            self.values.undo_last_row();
+            return Err(part(error, "key"));
+        }
+        self.bytes += whole_key.as_ref().map_or(0, Vec::len) + whole_value.as_ref().map_or(0, Vec::len);
+        self.bytes += value.map_or(0, |value| if step.values.is_empty() { 0 } else { value.bytes.len() });
+        let put = |column: &mut Option<BytesColumn>, bytes: Option<Vec<u8>>| match (column, bytes) {
+            (Some(column), Some(bytes)) => column.push(&bytes),
+            (Some(column), None) => column.push_null(),
+            (None, _) => (),
+        };
+        put(&mut self.whole_keys, whole_key);
+        put(&mut self.whole_values, whole_value);
+        if !self.headers.is_empty() {
+            let headers = view.headers();
+            for (column, name) in self.headers.iter_mut().zip(&step.plan.headers) {
+                match headers.iter().rev().find(|(known, _)| *known == name.as_bytes()) {
+                    Some((_, Some(value))) => column.push(value),
+                    Some((_, None)) => column.push_null(),
+                    None => column.push_missing(),
+                }
+            }
+        }
+        self.rows.push(row);
+        self.offsets.push(view.offset());
+        self.timestamps.push(view.timestamp());
+        self.key_schemas.push(view.key_schema());
+        self.value_schemas.push(view.value_schema());
+        self.changes.push(view.output().change as u8);
+        Ok(())
+    }
+
+    fn finish(self, step: &Step, outputs: &Outputs) -> Question {
+        let rows = self.rows.len();
+        let mut values: Vec<Option<Column>> = self.values.columns.into_iter().map(Some).collect();
+        let mut keys: Vec<Option<Column>> = self.keys.columns.into_iter().map(Some).collect();
+        let mut take = |place: &Place| match place {
+            Place::Value(index) => values[*index].take(),
+            Place::Key(index) => keys[*index].take(),
+            Place::Absent(kind) => {
+                let mut columns = Columns::of(&[kind.map_or(Kind::Documents, own_kind)]);
+                (0..rows).for_each(|_| columns.push_missing_row());
+                columns.columns.pop()
+            }
+        };
+        let fields = step.fields.iter().filter_map(&mut take).map(wit_column).collect();
+        let batch = Batch {
+            topic: outputs.batch.topic.to_string(),
+            partitions: types::Numbers::All(outputs.batch.partition as u32),
+            offsets: self.offsets,
+            timestamps: self.timestamps,
+            fields,
+            headers: self.headers.into_iter().map(wit_bytes).collect(),
+            keys: self.whole_keys.map(wit_bytes),
+            values: self.whole_values.map(wit_bytes),
+            key_schemas: numbers(self.key_schemas),
+            value_schemas: numbers(self.value_schemas),
+            changes: self.changes.iter().any(|change| *change != Change::Append as u8).then_some(self.changes),
+        };
+        Question { rows: self.rows, batch }
+    }
+}
+
+fn part(mut error: DecodeError, part: &str) -> DecodeError {
+    error.field = if error.field.is_empty() { part.to_owned() } else { format!("{part}.{}", error.field) };
+    error
+}
+
+fn project(
+    step: &Step,
+    projections: &mut Projections,
+    view: &View<'_>,
+    value: Option<Value<'_>>,
+    key: bool,
+    columns: &mut Columns,
+) -> Result<(), DecodeError> {
+    if columns.columns.is_empty() {
+        return Ok(());
+    }
+    let Some(value) = value else {
+        columns.push_null_row();
+        return Ok(());
+    };
+    match projection(step, projections, view, value, key) {
+        Some(projection) => projection.read(value.schema, value.bytes, columns),
+        None => Err(DecodeError { field: String::new(), at: 0, reason: "Avro without a schema".to_owned() }),
+    }
+}
+
+fn whole(value: Option<Value<'_>>, encoding: Option<types::Encoding>) -> Result<Option<Vec<u8>>, DecodeError> {
+    let (Some(value), Some(encoding)) = (value, encoding) else { return Ok(None) };
+    let mut out = Vec::new();
+    match encoding {
+        types::Encoding::Raw => out.extend_from_slice(value.bytes),
+        types::Encoding::Json => value::write_json(value, &JsonOptions::default(), &mut out)?,
+        types::Encoding::Cbor => value::write_cbor(value, &mut out)?,
+        types::Encoding::Avro if value.format == Format::Avro => out.extend_from_slice(value.bytes),
+        types::Encoding::Avro => {
+            return Err(DecodeError { field: String::new(), at: 0, reason: "the plugin reads Avro, this is none".to_owned() });
+        }
+    }
+    Ok(Some(out))
+}
+
+fn numbers(each: Vec<u32>) -> types::Numbers {
+    match each.first() {
+        None => types::Numbers::All(0),
+        Some(first) if each.iter().all(|number| number == first) => types::Numbers::All(*first),
+        Some(_) => types::Numbers::Each(each),
+    }
+}
+
+fn wit_bytes(column: BytesColumn) -> types::BytesColumn {
+    types::BytesColumn { ends: column.ends, data: column.data, nulls: column.nulls, missing: column.missing }
+}
+
+fn wit_integers(column: NumberColumn<i64>) -> types::IntegerColumn {
+    types::IntegerColumn { values: column.values, nulls: column.nulls, missing: column.missing }
+}
+
+fn wit_column(column: Column) -> types::Column {
+    match column {
+        Column::Integers(column) => types::Column::Integers(wit_integers(column)),
+        Column::Floats(column) => {
+            types::Column::Floats(types::FloatColumn { values: column.values, nulls: column.nulls, missing: column.missing })
+        }
+        Column::Booleans(column) => types::Column::Booleans(column),
+        Column::Texts(column) => types::Column::Texts(wit_bytes(column)),
+        Column::Binaries(column) => types::Column::Binaries(wit_bytes(column)),
+        Column::Dates(column) => types::Column::Dates(wit_integers(column)),
+        Column::Times(column) => types::Column::Times(wit_integers(column)),
+        Column::Timestamps(column) => types::Column::Timestamps(wit_integers(column)),
+        Column::Decimals(column) => types::Column::Decimals(wit_bytes(column)),
+        Column::Documents(column) => types::Column::Documents(wit_bytes(column)),
+    }
+}
