@@ -5,6 +5,7 @@
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use tracing_subscriber::filter::Targets;
@@ -12,6 +13,11 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::{self, Config, LoadError, Log, LogFormat, Name, Problem, Report, Topics};
+use crate::observe::Metrics;
+use crate::observe::listen::Listener;
+use crate::plugin::Engine;
+use crate::stop::{Stop, StopReason};
+use crate::{connect, run};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -173,7 +179,7 @@ impl Arguments {
         match &self.command {
             Command::Run { file, until_end } => {
                 let config = self.load(file)?;
-                run(config, RunOptions { until_end: *until_end })
+                run_routes(config, &RunOptions { until_end: *until_end })
             }
             Command::Check { file, connect } => self.check(file, *connect),
             Command::Try { file, route, records } => {
@@ -240,18 +246,70 @@ fn with_plugin_problems(config: &Config, report: Report) -> Result<Report, Failu
     if report.has_errors() { Err(Failure::Problems(Box::new(report))) } else { Ok(report) }
 }
 
-/// What the plugins find wrong with their own configuration; `config::plugin_problem` gives the places.
-fn plugin_problems(_config: &Config) -> Result<Vec<Problem>, Failure> {
-    Ok(Vec::new())
+/// What the plugins find wrong with their own configuration, and plugins that cannot be used at all.
+fn plugin_problems(config: &Config) -> Result<Vec<Problem>, Failure> {
+    let engine = Engine::new().map_err(|error| Failure::Environment(error.to_string()))?;
+    Ok(run::plan(&engine, config, None).err().unwrap_or_default())
 }
 
-/// Contacts brokers, registries and sinks.
-fn contact(_config: &Config) -> Result<(), Failure> {
-    Err(Failure::Broken("contacting brokers, registries and sinks is not built yet: leave out --connect".into()))
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    let built = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    built.map_err(|error| Failure::Environment(format!("no threads for the router: {error}")))
 }
 
-fn run(_config: Config, _options: RunOptions) -> Result<(), Failure> {
-    Err(Failure::Broken("`anabranch run` is not built yet".into()))
+/// Contacts brokers, registries and sinks: what does not answer is told, all of it.
+fn contact(config: &Config) -> Result<(), Failure> {
+    let config = config.clone();
+    let problems = runtime()?.block_on(connect::all(&config));
+    if problems.is_empty() { Ok(()) } else { Err(Failure::Environment(problems.join("\nerror: "))) }
+}
+
+fn run_routes(config: Config, options: &RunOptions) -> Result<(), Failure> {
+    runtime()?.block_on(async {
+        let metrics = Metrics::new();
+        let engine = Engine::new().map_err(|error| Failure::Environment(error.to_string()))?;
+        let chains = run::plan(&engine, &config, Some(&metrics)).map_err(|problems| {
+            Failure::Configuration(problems.into_iter().map(|problem| problem.message).collect::<Vec<_>>().join("; "))
+        })?;
+        if let Some(address) = config.listen {
+            let listener = Listener::bind(address, metrics.clone())
+                .await
+                .map_err(|error| Failure::Environment(format!("listen {address}: {error}: choose a free port")))?;
+            tokio::spawn(listener.run());
+        }
+        let stop = Stop::new();
+        stop_on_signals(&stop)?;
+        let ended = run::run(Arc::new(config), chains, metrics, stop, options.until_end).await.map_err(Failure::Configuration)?;
+        for (route, (counts, _)) in &ended.routes {
+            tracing::info!(
+                %route, read = counts.read, filtered = counts.filtered, dead_letters = counts.dead_lettered,
+                delivered = counts.delivered(), "ended"
+            );
+        }
+        match ended.reason() {
+            None | Some(StopReason::Asked) => Ok(()),
+            Some(StopReason::Configuration(text)) => Err(Failure::Configuration(text.clone())),
+            Some(StopReason::Environment(text)) => Err(Failure::Environment(text.clone())),
+            Some(StopReason::DeadLetter(text) | StopReason::Broken(text)) => Err(Failure::Broken(text.clone())),
+        }
+    })
+}
+
+/// The first SIGINT or SIGTERM asks to stop, the second ends the process at once: what was not committed is read again.
+pub fn stop_on_signals(stop: &Stop) -> Result<(), Failure> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let listen = |kind| signal(kind).map_err(|error| Failure::Environment(format!("signals cannot be heard: {error}")));
+    let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+    let stop = stop.clone();
+    tokio::spawn(async move {
+        let mut next = async || tokio::select! { _ = interrupt.recv() => (), _ = terminate.recv() => () };
+        next().await;
+        tracing::info!("stopping: what is in flight is delivered and committed first; a second signal stops at once");
+        stop.stop(StopReason::Asked);
+        next().await;
+        std::process::exit(1);
+    });
+    Ok(())
 }
 
 fn try_out(_config: Config, _options: TryOptions) -> Result<(), Failure> {

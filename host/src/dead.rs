@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 
 use crate::ack::Token;
 use crate::batch::Batch;
+use crate::config::{Action, OnError};
 use crate::observe::RouteMetrics;
 use crate::output::{Cell, Change, HeaderEdit, Output, Outputs, SinkSet, Text};
 use crate::schemas::Schemas;
@@ -57,6 +58,24 @@ impl Class {
             Class::SinkPermanent => "sink-permanent",
             Class::SinkRetryExhausted => "sink-retry-exhausted",
             Class::Oversize => "oversize",
+        }
+    }
+}
+
+impl OnError {
+    /// What becomes of records of a class.
+    pub fn of(&self, class: Class) -> Action {
+        match class {
+            Class::Decode => self.decode,
+            Class::Schema => self.schema,
+            Class::PluginReject => self.plugin_reject,
+            Class::PluginTrap => self.plugin_trap,
+            Class::PluginTimeout => self.plugin_timeout,
+            Class::PluginOutput => self.plugin_output,
+            Class::DestinationInvalid => self.destination_invalid,
+            Class::SinkPermanent => self.sink_permanent,
+            Class::SinkRetryExhausted => self.sink_retry_exhausted,
+            Class::Oversize => self.oversize,
         }
     }
 }
@@ -109,6 +128,7 @@ struct Place {
 pub struct DeadLetters {
     route: Arc<str>,
     place: Option<Arc<Place>>,
+    actions: OnError,
     stop: Stop,
     metrics: RouteMetrics,
 }
@@ -118,6 +138,7 @@ pub type Durable = oneshot::Receiver<()>;
 
 impl DeadLetters {
     /// The dead letters of `route`. `place`: the inbox of their sink and how it takes them; `None`: the first one stops the route.
+    /// `actions`: what becomes of each class instead.
     ///
     /// # Errors
     /// Where the row's schema finds no room among the route's schemas.
@@ -125,6 +146,7 @@ impl DeadLetters {
         route: Arc<str>,
         place: Option<(Outbox, Form)>,
         schemas: Arc<Schemas>,
+        actions: OnError,
         stop: Stop,
         metrics: RouteMetrics,
     ) -> Result<Self, crate::schemas::RegisterError> {
@@ -141,7 +163,7 @@ impl DeadLetters {
                 Some(Arc::new(Place { outbox, schemas, row_schema }))
             }
         };
-        Ok(DeadLetters { route, place, stop, metrics })
+        Ok(DeadLetters { route, place, actions, stop, metrics })
     }
 
     /// Records of a batch that never reached a sink are given up. The new piece is owed before this returns, so the caller may
@@ -152,18 +174,34 @@ impl DeadLetters {
             let _ = durable.send(());
             return ready;
         }
+        let mut kept = Vec::with_capacity(letters.len());
         for letter in letters {
             self.metrics.dead_letter(letter.class);
+            match self.actions.of(letter.class) {
+                Action::Drop => (),
+                Action::DeadLetter if self.place.is_some() => kept.push(letter.clone()),
+                Action::DeadLetter | Action::Stop => {
+                    self.stop.stop(StopReason::DeadLetter(self.refusal(batch, letter)));
+                    // The record stays owed: nothing settles this token, so the commit stays in front of it.
+                    drop(token.another());
+                    return ready;
+                }
+                Action::Retry => {
+                    token.another().rewind("a record failed and is to be tried again");
+                    return ready;
+                }
+            }
         }
-        let Some(place) = &self.place else {
-            self.stop.stop(StopReason::DeadLetter(self.refusal(batch, &letters[0])));
-            // The record stays owed: nothing settles this token, so the commit stays in front of it.
-            drop(token.another());
-            return ready;
-        };
-        let outputs = self.outputs(place, batch, letters);
-        let token = token.another().notifying(durable);
-        place.outbox.send(Message::Piece(Piece { outputs: Arc::new(outputs), members: None, token }));
+        match &self.place {
+            Some(place) if !kept.is_empty() => {
+                let outputs = self.outputs(place, batch, &kept);
+                let token = token.another().notifying(durable);
+                place.outbox.send(Message::Piece(Piece { outputs: Arc::new(outputs), members: None, token }));
+            }
+            _ => {
+                let _ = durable.send(());
+            }
+        }
         ready
     }
 
@@ -182,8 +220,8 @@ impl DeadLetters {
 
     fn refusal(&self, batch: &Batch, letter: &Letter) -> String {
         format!(
-            "record {}/{} offset {}: {} ({}, by {:?}); without a place for dead letters a bad record stops the route: name a sink in \
-             `dead_letters` of [route.{}], or mend the record's source",
+            "record {}/{} offset {}: {} ({}, by {:?}); a bad record stops the route where it has no place for dead letters: \
+             name a sink in `dead_letters` of [route.{}], or choose in its `on_error` what becomes of such records",
             batch.topic,
             batch.partition,
             batch.offsets[letter.record as usize],

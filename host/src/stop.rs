@@ -21,6 +21,17 @@ pub enum StopReason {
     Broken(String),
 }
 
+impl std::fmt::Display for StopReason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            StopReason::Asked => f.write_str("asked to stop"),
+            StopReason::DeadLetter(text) | StopReason::Configuration(text) | StopReason::Environment(text) | StopReason::Broken(text) => {
+                f.write_str(text)
+            }
+        }
+    }
+}
+
 /// Stops a route; clones share it.
 #[derive(Debug, Clone)]
 pub struct Stop(Arc<watch::Sender<Option<StopReason>>>);

@@ -190,8 +190,9 @@ impl Acks {
         let (state, changed) = &*self.shared;
         let mut state = state.lock();
         loop {
-            let owing: Vec<Slot> =
-                slots.iter().copied().filter(|slot| state.partition(*slot).is_some_and(|partition| partition.tracker.owed() > 0)).collect();
+            // A partition that wants to be read again will not be settled by waiting.
+            let owes = |partition: &mut Partition| partition.tracker.owed() > 0 && partition.rewind_wanted.is_none();
+            let owing: Vec<Slot> = slots.iter().copied().filter(|slot| state.partition(*slot).is_some_and(owes)).collect();
             if owing.is_empty() || changed.wait_until(&mut state, deadline).timed_out() {
                 return owing;
             }

@@ -50,7 +50,7 @@ impl Route {
         let (outbox, inbox) = urgency.inbox();
         let (dead_outbox, dead) = urgency.inbox();
         let place = Some((dead_outbox, form));
-        let letters = DeadLetters::new("r".into(), place, Arc::new(Schemas::new()), stop, metrics.clone()).unwrap();
+        let letters = DeadLetters::new("r".into(), place, Arc::new(Schemas::new()), Default::default(), stop, metrics.clone()).unwrap();
         let surroundings = Surroundings {
             route: "r".into(),
             sink: "out".into(),

@@ -7,10 +7,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 use rdkafka::client::OAuthToken;
-use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaErrorCode;
 
+use crate::config::{KafkaSource, Security};
 use crate::observe::Metrics;
 
 /// Where tokens for OAUTHBEARER come from: the client credentials grant (RFC 6749, section 4.4).
@@ -30,6 +31,58 @@ impl std::fmt::Debug for Credentials {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Credentials").field("url", &self.url).field("id", &self.id).finish_non_exhaustive()
     }
+}
+
+impl Credentials {
+    /// Those of a configuration that uses OAUTHBEARER.
+    pub fn of(security: &Security) -> Option<Self> {
+        let oauth = security.oauth.as_ref()?;
+        Some(Credentials {
+            url: oauth.token_url.to_string(),
+            id: oauth.client_id.clone(),
+            secret: oauth.client_secret.expose().to_owned(),
+            scope: oauth.scope.clone(),
+        })
+    }
+}
+
+/// A consumer's properties: what the user configured over the router's defaults, and what the router decides over both.
+pub fn consumer_config(source: &KafkaSource, route: &str, group: &str) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    let defaults = [
+        ("client.id", format!("anabranch-{route}")),
+        // The default of a second makes the fetcher sleep that long whenever the local queue is full.
+        ("fetch.queue.backoff.ms", "2".to_owned()),
+        // Small fetches keep memory small and caches warm; a larger record still comes.
+        ("fetch.message.max.bytes", (256 << 10).to_string()),
+        ("queued.max.messages.kbytes", (16 << 10).to_string()),
+        ("allow.auto.create.topics", "false".to_owned()),
+    ];
+    for (name, value) in defaults {
+        config.set(name, value);
+    }
+    config.set("fetch.wait.max.ms", source.fetch_wait_max.get().as_millis().to_string());
+    for (name, value) in &source.properties {
+        config.set(name, &value.0);
+    }
+    for (name, value) in source.security.properties() {
+        config.set(name, value);
+    }
+    config.set("bootstrap.servers", source.brokers.join(","));
+    config.set("group.id", group);
+    config.set("partition.assignment.strategy", source.assignor.name());
+    config.set("session.timeout.ms", source.session_timeout.get().as_millis().to_string());
+    config.set("heartbeat.interval.ms", source.heartbeat_interval.get().as_millis().to_string());
+    config.set("isolation.level", source.isolation.name());
+    if let Some(instance) = &source.instance_id {
+        config.set("group.instance.id", instance);
+    }
+    config.set("enable.auto.commit", "false");
+    config.set("enable.auto.offset.store", "false");
+    config.set("enable.partition.eof", "true");
+    // Where to begin is decided at the assignment; an offset that the log no longer has is an error, never a jump.
+    config.set("auto.offset.reset", "error");
+    config
 }
 
 #[derive(Debug, Default)]

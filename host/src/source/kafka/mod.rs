@@ -7,3 +7,4 @@ pub mod control;
 pub mod fence;
 pub mod queue;
 pub mod reader;
+pub mod start;

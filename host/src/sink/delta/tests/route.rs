@@ -46,7 +46,8 @@ impl Route {
         let (outbox, letters) = urgency.inbox();
         let of_route = metrics.route(&route);
         let place = has_place.then_some((outbox, Form::Record));
-        let dead = DeadLetters::new(route.clone(), place, schemas.clone(), stop.clone(), of_route.clone()).expect("a schema that parses");
+        let dead = DeadLetters::new(route.clone(), place, schemas.clone(), Default::default(), stop.clone(), of_route.clone())
+            .expect("a schema that parses");
         let around =
             Surroundings { route, sink: "lake".into(), group: "g".into(), decision: "d1".into(), dead, metrics: of_route.sink("lake") };
         Route { acks: Acks::new(), schemas, urgency, around, metrics, stop, letters }

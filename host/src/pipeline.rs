@@ -1,0 +1,233 @@
+//! The whole way of a record on one screen: source, workers (decode, plugins, route), sinks, acks.
+//!
+//! Invariant: a route owns all its parts; when it ends, every thread and task of it has ended too.
+
+use std::collections::HashMap;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+
+use crate::ack::budget::Budget;
+use crate::ack::tracker::Counts;
+use crate::ack::{Acks, TopicPartition};
+use crate::config::{Config, KeyFormat, Route, Sink, ValueFormat};
+use crate::dead::{DeadLetters, Form};
+use crate::decode::{Ask, Resolver};
+use crate::observe::Metrics;
+use crate::output::Formats;
+use crate::plugin::{Chain, ChainPlan};
+use crate::route::Router;
+use crate::sink::{self, Outbox, SinkError, Surroundings, Urgency};
+use crate::source::kafka::client::{Credentials, Login, consumer_config};
+use crate::source::kafka::control::{Rules, Start};
+use crate::source::kafka::reader::BatchBounds;
+use crate::source::kafka::start::Reading;
+use crate::stop::{Stop, StopReason};
+use crate::value::Format;
+use crate::worker::Worker;
+
+/// A route that is ready to run.
+pub struct Pipeline {
+    /// The whole configuration.
+    pub config: Arc<Config>,
+    /// The route.
+    pub route: Route,
+    /// Its plugins.
+    pub plugins: Arc<ChainPlan>,
+    /// Its registry.
+    pub registry: Option<Arc<dyn Ask>>,
+    /// Metrics of the process.
+    pub metrics: Metrics,
+    /// Stops the route.
+    pub stop: Stop,
+    /// Stop at the end offsets seen at start.
+    pub until_end: bool,
+}
+
+/// How long sinks may take to end once nothing more comes and the drain is over.
+const SINKS_END: Duration = Duration::from_secs(5);
+/// A first owed offset that stays the same for so long is reported.
+const STUCK_AFTER: Duration = Duration::from_secs(60);
+/// How long the end of a route waits for its sinks.
+const DRAIN_DEADLINE: Duration = Duration::from_secs(30);
+
+impl Pipeline {
+    /// Runs the route to its end. Returns how its records ended, and why it stopped before its work was done.
+    pub async fn run(self) -> (Counts, Option<StopReason>) {
+        let acks = Acks::new();
+        let reason = self.flow(acks.clone()).await.err();
+        (acks.counts(), reason)
+    }
+
+    async fn flow(self, acks: Acks) -> Result<(), StopReason> {
+        let Pipeline { config, route, plugins, registry, metrics, stop, until_end } = self;
+        let name: Arc<str> = route.name.to_string().into();
+        let counters = metrics.route(&name);
+        let schemas = plugins.schemas.clone();
+        let urgency = Arc::new(Urgency::new());
+        let mut sinks = JoinSet::new();
+        let broken = |error: crate::schemas::RegisterError| StopReason::Broken(error.to_string());
+
+        // Sinks, from the far end: dead letters first, since the others hand over to them.
+        let surroundings = |sink: &str, dead: &DeadLetters| Surroundings {
+            route: name.clone(),
+            sink: sink.into(),
+            group: route.group.as_str().into(),
+            decision: plugins.digest().into(),
+            dead: dead.clone(),
+            metrics: counters.sink(sink),
+        };
+        let nowhere =
+            DeadLetters::new(name.clone(), None, schemas.clone(), route.on_error, stop.clone(), counters.clone()).map_err(broken)?;
+        let mut place = None;
+        if let Some(letters) = &route.dead_letters {
+            let (outbox, inbox) = urgency.inbox();
+            let form = if matches!(config.sinks[letters], Sink::Kafka(_)) { Form::Record } else { Form::Row };
+            sinks.spawn(sink::run(config.clone(), letters.clone(), surroundings(letters, &nowhere), inbox));
+            place = Some((outbox, form));
+        }
+        let mut outboxes: Vec<Outbox> = place.iter().map(|(outbox, _)| outbox.clone()).collect();
+        let dead =
+            DeadLetters::new(name.clone(), place, schemas.clone(), route.on_error, stop.clone(), counters.clone()).map_err(broken)?;
+        let mut to = Vec::new();
+        for sink_name in &route.to {
+            let (outbox, inbox) = urgency.inbox();
+            sinks.spawn(sink::run(config.clone(), sink_name.clone(), surroundings(sink_name, &dead), inbox));
+            to.push(outbox);
+        }
+        outboxes.extend(to.iter().cloned());
+
+        // Workers: decode, plugins, route.
+        let formats = Formats { key: key_format(route.key), value: value_format(route.value) };
+        let (senders, inboxes): (Vec<_>, Vec<_>) = (0..route.workers.max(1)).map(|_| mpsc::channel()).unzip();
+        let resolver = Resolver::new(schemas.clone(), registry, senders.clone(), route.unknown_schema_wait.get(), stop.clone());
+        let router = Router { sinks: to, dead: dead.clone(), metrics: counters.clone() };
+        let mut workers = Vec::new();
+        for (index, inbox) in inboxes.into_iter().enumerate() {
+            let worker = Worker {
+                inbox,
+                formats,
+                resolver: resolver.clone(),
+                schemas: schemas.clone(),
+                chain: Chain::new(&plugins),
+                router: router.clone(),
+                stop: stop.clone(),
+            };
+            let thread = std::thread::Builder::new().name(format!("work-{name}-{index}"));
+            let spawned = thread.spawn(move || worker.run());
+            workers.push(spawned.map_err(|error| StopReason::Environment(format!("no thread for a worker: {error}")))?);
+        }
+        drop((resolver, router, dead, nowhere));
+
+        // The source, on threads of its own until the route ends.
+        let source = &config.sources[&route.from];
+        let brokers = source.brokers.join(",");
+        let part = format!("source {:?} of route {name:?}", route.from.to_string());
+        let reading = Reading {
+            client: consumer_config(source, &name, &route.group),
+            topics: route.topics.clone(),
+            until_end,
+            bounds: BatchBounds {
+                records_max: route.batch.records_max as usize,
+                bytes_max: route.batch.bytes_max.get() as usize,
+                linger: route.batch.linger.get(),
+            },
+            rules: Rules {
+                route: name.clone(),
+                start: start(&route.start),
+                ledgers: ledgers(&config, &route).await?,
+                revoke_deadline: route.revoke_deadline.get(),
+                drain_deadline: DRAIN_DEADLINE,
+                commit_interval: route.commit_interval.get(),
+                rewinds_max: route.rewinds_max,
+                stuck_after: STUCK_AFTER,
+            },
+            acks,
+            budget: Budget::new(route.in_flight_max.get() as usize),
+            sinks: outboxes,
+            urgency,
+            workers: senders,
+            stop: stop.clone(),
+            metrics: counters,
+            login: Login::new(&brokers, &part, metrics, Credentials::of(&source.security)),
+        };
+        let mut source = tokio::task::spawn_blocking(move || reading.run());
+
+        // Until the source ends, a sink that ends has failed.
+        let outcome = loop {
+            tokio::select! {
+                ended = &mut source => break ended.unwrap_or_else(|error| Err(StopReason::Broken(error.to_string()))),
+                Some(ended) = sinks.join_next() => if let Some(reason) = failure(ended) { stop.stop(reason) },
+            }
+        };
+        for worker in workers {
+            let joined = tokio::task::spawn_blocking(move || worker.join());
+            if !matches!(joined.await, Ok(Ok(()))) {
+                stop.stop(StopReason::Broken(format!("route {name:?}: a worker ended by a panic")));
+            }
+        }
+        let ending = async {
+            while let Some(ended) = sinks.join_next().await {
+                if let Some(reason) = failure(ended) {
+                    stop.stop(reason);
+                }
+            }
+        };
+        // What a sink still holds then is not settled, so it is read again.
+        let _ = tokio::time::timeout(SINKS_END, ending).await;
+        outcome?;
+        match stop.reason() {
+            None | Some(StopReason::Asked) => Ok(()),
+            Some(reason) => Err(reason),
+        }
+    }
+}
+
+fn failure(ended: Result<Result<(), SinkError>, tokio::task::JoinError>) -> Option<StopReason> {
+    match ended {
+        Ok(Ok(())) => None,
+        Ok(Err(error @ SinkError::Configuration { .. })) => Some(StopReason::Configuration(error.to_string())),
+        Ok(Err(error @ SinkError::Environment { .. })) => Some(StopReason::Environment(error.to_string())),
+        Err(error) => Some(StopReason::Broken(format!("a sink ended by a panic: {error}"))),
+    }
+}
+
+fn key_format(format: KeyFormat) -> Format {
+    match format {
+        KeyFormat::Raw | KeyFormat::String => Format::Raw,
+        KeyFormat::Avro => Format::Avro,
+        KeyFormat::Json => Format::Json,
+    }
+}
+
+fn value_format(format: ValueFormat) -> Format {
+    match format {
+        ValueFormat::Avro => Format::Avro,
+        ValueFormat::Json => Format::Json,
+        ValueFormat::Raw => Format::Raw,
+    }
+}
+
+fn start(start: &crate::config::Start) -> Start {
+    match start {
+        crate::config::Start::Earliest => Start::Earliest,
+        crate::config::Start::Latest => Start::Latest,
+        crate::config::Start::Timestamp(at) => Start::Timestamp(*at),
+        crate::config::Start::Offsets(offsets) => Start::Offsets(offsets.clone().into_iter().collect()),
+    }
+}
+
+/// The positions that the route's ledgers hold; of several ledgers the lowest, since each sink drops what it has.
+async fn ledgers(config: &Config, route: &Route) -> Result<HashMap<TopicPartition, i64>, StopReason> {
+    let mut lowest: HashMap<TopicPartition, i64> = HashMap::new();
+    for name in &route.to {
+        let Some(positions) = sink::ledger_positions(&config.sinks[name], &route.group, name).await else { continue };
+        let positions = positions.map_err(|error| StopReason::Environment(format!("sink {:?}: {error}", name.to_string())))?;
+        for (topic, partition, next) in positions {
+            let lowest = lowest.entry(TopicPartition { topic, partition }).or_insert(next);
+            *lowest = next.min(*lowest);
+        }
+    }
+    Ok(lowest)
+}

@@ -1,0 +1,135 @@
+//! A process: plugins, registries, listener, and every route as a pipeline of its own.
+//!
+//! Invariant: a route that stops leaves the others alone; the process ends when all have ended.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use tokio::task::JoinSet;
+
+use crate::ack::tracker::Counts;
+use crate::config::{Config, Name, Problem};
+use crate::decode::{Answer, Ask};
+use crate::observe::Metrics;
+use crate::pipeline::Pipeline;
+use crate::plugin::{ChainPlan, Engine, InitError};
+use crate::registry::{Outcome, Registry};
+use crate::stop::{Stop, StopReason};
+
+/// The plugins of every route, planned.
+pub type Chains = BTreeMap<Name, Arc<ChainPlan>>;
+
+/// How the routes ended.
+#[derive(Debug, Default)]
+pub struct Ended {
+    /// By route: how its records ended, and why it stopped before its work was done.
+    pub routes: BTreeMap<Name, (Counts, Option<StopReason>)>,
+}
+
+impl Ended {
+    /// The reason that decides the exit code: the user's mistakes first, since only the user can mend them.
+    pub fn reason(&self) -> Option<&StopReason> {
+        let reasons = self.routes.values().filter_map(|(_, reason)| reason.as_ref());
+        reasons.min_by_key(|reason| match reason {
+            StopReason::Configuration(_) => 0,
+            StopReason::Environment(_) => 1,
+            StopReason::DeadLetter(_) | StopReason::Broken(_) => 2,
+            StopReason::Asked => 3,
+        })
+    }
+}
+
+/// Loads and plans the plugins of all routes.
+///
+/// # Errors
+/// All that is wrong with any of them, with places in the file.
+pub fn plan(engine: &Engine, config: &Config, metrics: Option<&Metrics>) -> Result<Chains, Vec<Problem>> {
+    let mut chains = Chains::new();
+    let mut problems = Vec::new();
+    for (name, route) in &config.routes {
+        match ChainPlan::of(engine, config, route, metrics) {
+            Ok(chain) => drop(chains.insert(name.clone(), chain)),
+            Err(errors) => problems.extend(errors.into_iter().flat_map(|error| match error {
+                InitError::Unusable(error, at) => vec![Problem::error(at, error.reason, "")],
+                InitError::Configuration(found) => {
+                    found.into_iter().map(|(at, message)| Problem::error(at, message, "")).collect::<Vec<_>>()
+                }
+            })),
+        }
+    }
+    if problems.is_empty() { Ok(chains) } else { Err(problems) }
+}
+
+/// Runs all routes until each has ended, or `stop` is asked. Call it inside a tokio runtime of several threads.
+///
+/// # Errors
+/// Where a registry's certificates cannot be read, in words for the user.
+pub async fn run(config: Arc<Config>, chains: Chains, metrics: Metrics, stop: Stop, until_end: bool) -> Result<Ended, String> {
+    let mut registries = BTreeMap::new();
+    for (name, registry) in &config.registries {
+        registries.insert(name.clone(), Registry::new(name.as_str(), registry, metrics.clone())?);
+    }
+    let mut routes = JoinSet::new();
+    for (name, plugins) in chains {
+        let route = config.routes[&name].clone();
+        let registry = route.registry.as_ref().map(|registry| -> Arc<dyn Ask> {
+            Arc::new(Asker { registry: registries[registry].clone(), versions: plugins.wants_versions() })
+        });
+        let own = Stop::new();
+        let pipeline =
+            Pipeline { config: config.clone(), route, plugins, registry, metrics: metrics.clone(), stop: own.clone(), until_end };
+        let stop = stop.clone();
+        let metrics = metrics.clone();
+        routes.spawn(async move {
+            let mut running = std::pin::pin!(pipeline.run());
+            let (counts, reason) = tokio::select! {
+                ended = &mut running => ended,
+                reason = stop.stopped() => {
+                    own.stop(reason);
+                    running.await
+                }
+            };
+            if let Some(reason) = &reason {
+                metrics.part_down(&format!("route {name}"), &reason.to_string());
+                tracing::error!(route = %name, "{reason}");
+            }
+            (name, counts, reason)
+        });
+    }
+    let mut ended = Ended::default();
+    while let Some(route) = routes.join_next().await {
+        let (name, counts, reason) = route.map_err(|error| format!("a route ended by a panic: {error}"))?;
+        ended.routes.insert(name, (counts, reason));
+    }
+    Ok(ended)
+}
+
+/// A registry as decoding asks it.
+struct Asker {
+    registry: Registry,
+    /// Subject and version of every schema too.
+    versions: bool,
+}
+
+impl Ask for Asker {
+    fn ask(&self, id: u32) -> BoxFuture<'_, Answer> {
+        Box::pin(async move {
+            let registered = match self.registry.fetch(id).await {
+                Outcome::Found(registered) => registered,
+                Outcome::NotThere => return Answer::NotThere,
+                Outcome::Unusable(reason) => return Answer::Unusable(reason),
+                Outcome::Unavailable { reason, .. } => return Answer::Unavailable(reason),
+            };
+            let mut subject = None;
+            if self.versions {
+                match self.registry.places(&registered).await {
+                    // A schema may be registered under several subjects; the last version of the first is as good as any.
+                    Ok(places) => subject = places.first().map(|place| (place.subject.clone(), place.version)),
+                    Err(refusal) => return Answer::Unavailable(refusal.to_string()),
+                }
+            }
+            Answer::Found(registered.schema.clone(), subject)
+        })
+    }
+}
