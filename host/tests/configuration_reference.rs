@@ -70,7 +70,14 @@ impl Schema {
             self.row(&format!("{prefix}{name}"), property, is_required, rows);
         }
         for variant in table["oneOf"].as_array().into_iter().flatten() {
-            self.rows(variant, prefix, rows);
+            for (name, property) in variant["properties"].as_object().unwrap_or(&empty) {
+                // A variant that holds one value has the words for it.
+                let mut described = property.clone();
+                if described["description"].is_null() && described["$ref"].is_null() && !described["properties"].is_object() {
+                    described["description"] = variant["description"].clone();
+                }
+                self.row(&format!("{prefix}{name}"), &described, false, rows);
+            }
         }
     }
 
@@ -92,9 +99,13 @@ impl Schema {
             Value::Object(table) if table.is_empty() => String::new(),
             value => format!("`{value}`"),
         };
+        let item = self.resolve(&resolved["items"]);
         // Words that stand in several rows of a table are explained in the first.
         let words = words(resolved, !rows.iter().any(|row| row.ends_with(&format!("{} |", escaped(&words(resolved, true))))));
         rows.push(format!("| `{key}` | {} | {default} | {} |", self.kind(resolved), escaped(&(own.to_owned() + &words))));
+        if item["title"].is_null() && item["properties"].is_object() {
+            self.rows(item, &format!("{key}[]."), rows);
+        }
     }
 
     fn kind(&self, schema: &Value) -> String {

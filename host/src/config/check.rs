@@ -291,7 +291,6 @@ impl RouteCheck<'_, '_, '_> {
             commit_interval: written.commit_interval,
             unknown_schema_wait: written.unknown_schema_wait,
             rewinds_max: written.rewinds_max,
-            accept_changed_plugins: written.accept_changed_plugins,
             at: self.named.part.header.clone(),
         })
     }

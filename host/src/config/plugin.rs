@@ -44,8 +44,6 @@ pub struct Limits {
     pub deadline: DurationText,
     /// Time for `init`.
     pub init_deadline: DurationText,
-    /// Live instances; each sees any partition. 0: as many as workers.
-    pub instances_max: u32,
     /// Log lines a second; further ones are counted.
     pub log_lines_max: u32,
 }
@@ -70,8 +68,6 @@ pub struct PluginWritten {
     pub deadline: DurationText,
     /// Time for reading its configuration.
     pub init_deadline: DurationText,
-    /// Live instances; 0: as many as the route has workers.
-    pub instances_max: u32,
     /// Log lines a second; further ones are counted.
     pub log_lines_max: u32,
     /// Handed to the plugin as JSON; its keys are the plugin's own. A step of a route may bring its own instead.
@@ -86,7 +82,6 @@ impl Default for PluginWritten {
             memory_max: ByteSize::mib(64),
             deadline: DurationText::s(1),
             init_deadline: DurationText::s(5),
-            instances_max: 0,
             log_lines_max: 100,
             config: None,
         }
@@ -102,7 +97,6 @@ impl PluginWritten {
             memory_max: self.memory_max,
             deadline: self.deadline,
             init_deadline: self.init_deadline,
-            instances_max: self.instances_max,
             log_lines_max: self.log_lines_max,
         }
     }

@@ -149,6 +149,7 @@ fn expected_words(expected: &dyn serde::de::Expected) -> String {
     match words.as_str() {
         "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number, 0 or more".into(),
         "i32" | "i64" => "a whole number".into(),
+        text if text.starts_with("a nonzero ") => "a whole number, 1 or more".into(),
         "a string" => "text in quotes".into(),
         "a boolean" => "true or false".into(),
         "a sequence" => "a list in [ ]".into(),

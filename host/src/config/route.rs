@@ -55,8 +55,6 @@ pub struct Route {
     pub unknown_schema_wait: DurationText,
     /// Rewinds of a partition without progress before the route stops.
     pub rewinds_max: u32,
-    /// Start although what decides about records changed since a ledger that is ahead of the group.
-    pub accept_changed_plugins: bool,
     /// `[route.NAME]` in the file.
     pub at: Range<usize>,
 }
@@ -274,9 +272,6 @@ pub(super) struct RouteWritten {
     /// Rewinds of a partition without progress before the route stops.
     #[serde(default = "RouteWritten::rewinds_max")]
     pub rewinds_max: u32,
-    /// Start although the plugins or their configuration changed while a table is ahead of the group (after a crash): records in between may be missing or twice.
-    #[serde(default)]
-    pub accept_changed_plugins: bool,
 }
 
 impl RouteWritten {
