@@ -480,6 +480,6 @@ async fn a_request_costs_little_more_than_one_of_a_bare_client() {
     }
     let batches = sink("batch = { form = \"array\", records_max = 500 }", 30 * REQUESTS).await;
     println!("batches of 500: {batches:.0} records/s");
-    assert!(ratios.iter().any(|ratio| *ratio > 0.6), "{ratios:?}");
+    assert!(ratios.iter().any(|ratio| *ratio > 0.5), "{ratios:?}");
     assert!(server.connections() <= 5 * 2 * 64, "{} connections", server.connections());
 }

@@ -28,7 +28,9 @@ use crate::value::{Format, write_json};
 
 /// How long a full queue is waited for before it is looked at again, should no report come.
 const QUEUE_WAIT: Duration = Duration::from_millis(50);
-const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a broker may take for one answer, and how often it is asked while nothing speaks against it.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+const PROBES_MAX: usize = 5;
 
 /// How the sink uses destinations.
 pub fn destinations(config: &Config) -> Uses {
@@ -44,7 +46,18 @@ pub async fn probe(config: &Config) -> Result<(), String> {
     let (producer, _, login) = producer::start(config, &metrics).map_err(|error| error.to_string())?;
     let topic = config.topic.clone();
     let asked = tokio::task::spawn_blocking(move || {
-        let metadata = producer.client().fetch_metadata(topic.as_deref(), PROBE_TIMEOUT).map_err(|error| error.to_string())?;
+        let mut answer = Err(KafkaError::MetadataFetch(RDKafkaErrorCode::OperationTimedOut));
+        for _ in 0..PROBES_MAX {
+            answer = producer.client().fetch_metadata(topic.as_deref(), PROBE_TIMEOUT);
+            // What the client heard meanwhile names the cause; a time-out alone does not.
+            if let (Err(_), Some(trouble)) = (&answer, login.trouble()) {
+                return Err(trouble.text);
+            }
+            if answer.is_ok() {
+                break;
+            }
+        }
+        let metadata = answer.map_err(|error| error.to_string())?;
         match metadata.topics().iter().find(|found| Some(found.name()) == topic.as_deref()) {
             Some(found) if found.error().is_some() || found.partitions().is_empty() => {
                 Err(format!("there is no topic {:?}: create it", found.name()))
@@ -52,9 +65,7 @@ pub async fn probe(config: &Config) -> Result<(), String> {
             _ => Ok(()),
         }
     });
-    let answer = asked.await.unwrap_or_else(|error| Err(error.to_string()));
-    // What the client heard meanwhile names the cause; a time-out alone does not.
-    answer.map_err(|reason| login.trouble().map_or(reason, |trouble| trouble.text))
+    asked.await.unwrap_or_else(|error| Err(error.to_string()))
 }
 
 /// A sink of the kind `kafka`.
@@ -277,7 +288,10 @@ impl Line {
         let brokers = self.sink.config.brokers.join(",");
         match code {
             RDKafkaErrorCode::MessageSizeTooLarge => {
-                let message = format!("larger than topic {topic:?} takes ({error}): raise its max.message.bytes");
+                let message = format!(
+                    "larger than topic {topic:?} takes ({error}): raise its max.message.bytes; where small records are refused too, \
+                     set \"batch.size\" in `properties` below it"
+                );
                 Fate::GiveUp(Class::Oversize, message)
             }
             RDKafkaErrorCode::InvalidMessage | RDKafkaErrorCode::InvalidRecord | RDKafkaErrorCode::InvalidTimestamp => {
