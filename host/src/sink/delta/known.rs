@@ -119,38 +119,6 @@ impl Known {
         self.generation = generation;
     }
 
-    /// The table is ahead of where reading began: then what was decided about those records must be what is decided now, or a
-    /// record could be in two tables, or in none. No flush may be under way.
-    ///
-    /// # Errors
-    /// Explains, where the decision differs and the settings do not accept that.
-    pub async fn same_decision(&self, app_id: &str, view: &View<'_>, decision: &str, accept: OnDoubt) -> Result<(), Unusable> {
-        let Some(table) = &self.table else { return Ok(()) };
-        let then = match table.decision_of(app_id).await {
-            Ok(Some(then)) if then != decision => then,
-            Ok(_) => return Ok(()),
-            Err(error) => return Err(Unusable::Environment(error.to_string())),
-        };
-        let held = self.positions.get(app_id).copied().unwrap_or_default();
-        let text = format!(
-            "the table at {} holds {}/{} up to offset {held}, as decision {then:.12} made it; reading begins at offset {}, and plugins, their \
-             configuration or the routing are others now (decision {decision:.12})",
-            table.store().root_url(),
-            view.topic(),
-            view.partition(),
-            view.offset()
-        );
-        match accept {
-            OnDoubt::Accept => {
-                tracing::warn!("{text}: accepted, the rows stay as they are");
-                Ok(())
-            }
-            OnDoubt::Stop => Err(Unusable::Environment(format!(
-                "{text}: run the former version until it has caught up, or set `on_other_decision = \"accept\"` to leave those rows as they are"
-            ))),
-        }
-    }
-
     /// The table, if a checkpoint of it is due; it counts as written from now on.
     pub fn take_due(&mut self) -> Option<Table> {
         let table = self.table.as_ref()?;
@@ -159,6 +127,37 @@ impl Known {
         }
         self.checkpoint = table.version();
         Some(table.clone())
+    }
+}
+
+/// Where a table is ahead of where reading begins, what was decided about those records must be what is decided now, or a record
+/// could be in two tables, or in none.
+///
+/// # Errors
+/// Explains, where the decision differs and the settings do not accept that.
+pub async fn same_decision(table: &Table, app_id: &str, view: &View<'_>, decision: &str, on_other: OnDoubt) -> Result<(), Unusable> {
+    let Some(held) = table.positions.get(app_id).filter(|held| **held >= view.offset()) else { return Ok(()) };
+    let then = match table.decision_of(app_id).await {
+        Ok(Some(then)) if then != decision => then,
+        Ok(_) => return Ok(()),
+        Err(error) => return Err(Unusable::Environment(error.to_string())),
+    };
+    let text = format!(
+        "the table at {} holds {}/{} up to offset {held}, as decision {then:.12} made it; reading begins at offset {}, and plugins, their \
+         configuration or the routing are others now (decision {decision:.12})",
+        table.store().root_url(),
+        view.topic(),
+        view.partition(),
+        view.offset()
+    );
+    match on_other {
+        OnDoubt::Accept => {
+            tracing::warn!("{text}: accepted, the rows stay as they are");
+            Ok(())
+        }
+        OnDoubt::Stop => Err(Unusable::Environment(format!(
+            "{text}: run the former version until it has caught up, or set `on_other_decision = \"accept\"` to leave those rows as they are"
+        ))),
     }
 }
 

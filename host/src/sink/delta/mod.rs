@@ -10,9 +10,11 @@ pub mod files;
 pub mod flush;
 pub mod known;
 pub mod ledger;
+pub mod log;
 pub mod read;
 pub mod rows;
 pub mod settings;
+pub mod survey;
 pub mod table;
 pub mod writer;
 

@@ -17,7 +17,9 @@ use serde::Deserialize;
 use serde_json::Value;
 use url::Url;
 
+use super::files::local_path;
 use super::ledger::{Positions, replay};
+use super::log::LocalLog;
 use deltalake::kernel::transaction::CommitProperties;
 
 /// Key in a commit's info: names one flush of one sink, over all attempts to commit it.
@@ -84,8 +86,12 @@ impl std::fmt::Debug for Table {
 /// # Errors
 /// Where no storage is built in for the scheme.
 pub fn log_store(url: &Url) -> Result<LogStoreRef, TableError> {
-    logstore_for(url, StorageConfig::default())
-        .map_err(|error| TableError::Refused(format!("no storage for {url}: {}; local paths work", chain(&error))))
+    let store = logstore_for(url, StorageConfig::default())
+        .map_err(|error| TableError::Refused(format!("no storage for {url}: {}; local paths work", chain(&error))))?;
+    match local_path(url, "_delta_log") {
+        Some(folder) => Ok(Arc::new(LocalLog::new(store, folder))),
+        None => Ok(store),
+    }
 }
 
 #[derive(Deserialize)]

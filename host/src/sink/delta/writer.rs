@@ -16,11 +16,12 @@ use tokio::time::Instant;
 use super::columns::columns;
 use super::config::{OnChange, OnDoubt};
 use super::flush::{Done, Failure, Job, Load, run};
-use super::known::{Known, Unusable};
+use super::known::{Known, Unusable, same_decision};
 use super::ledger::Ledger;
 use super::rows::{NoRow, wanted_fields};
 use super::settings::{Place, Settings, is_within};
-use super::table::TableError;
+use super::survey::survey;
+use super::table::{Table, TableError};
 use crate::ack::{Slot, Token};
 use crate::dead::{Class, Durable, Letter};
 use crate::output::{Change, View};
@@ -36,6 +37,10 @@ pub struct Writer {
     by_name: HashMap<Arc<str>, usize>,
     /// Latest generation of any partition that was seen.
     generation: u64,
+    /// Tables below the root as they were at a generation, and the partitions that were asked about.
+    survey: Vec<Table>,
+    survey_generation: u64,
+    surveyed: HashSet<Slot>,
     tokens: Vec<Token>,
     durables: Vec<(Slot, Durable)>,
     rows: usize,
@@ -76,6 +81,9 @@ impl Writer {
             tables: Vec::new(),
             by_name: HashMap::new(),
             generation: 0,
+            survey: Vec::new(),
+            survey_generation: 0,
+            surveyed: HashSet::new(),
             tokens: Vec::new(),
             durables: Vec::new(),
             rows: 0,
@@ -130,6 +138,9 @@ impl Writer {
             return Ok(());
         }
         self.generation = self.generation.max(slot.generation());
+        if let Some(first) = piece.iter().next() {
+            self.survey(slot, &first).await?;
+        }
         let mut visited: Vec<(Option<&str>, At)> = Vec::new();
         let mut letters = Vec::new();
         let (mut rows, mut skipped) = (0, 0);
@@ -294,10 +305,29 @@ impl Writer {
         }
         if self.tables[table].positions.get(app_id).is_some_and(|held| *held >= view.offset()) {
             self.wait_for_flush().await?;
-            let same = self.tables[table].same_decision(app_id, view, &self.around.decision, self.settings.on_other_decision).await;
-            same.map_err(|unusable| self.unusable(unusable))?;
+            if let Some(table) = &self.tables[table].table {
+                let same = same_decision(table, app_id, view, &self.around.decision, self.settings.on_other_decision).await;
+                same.map_err(|unusable| self.unusable(unusable))?;
+            }
         }
         self.tables[table].looked_at.insert(slot);
+        Ok(())
+    }
+
+    /// The first record of a partition: is any table below the root ahead of it, by another decision?
+    async fn survey(&mut self, slot: Slot, view: &View<'_>) -> Result<(), SinkError> {
+        if matches!(self.settings.place, Place::One(_)) || !self.surveyed.insert(slot) {
+            return Ok(());
+        }
+        if slot.generation() > self.survey_generation {
+            self.survey = survey(&self.settings.place, &self.around.metrics).await;
+            self.survey_generation = self.generation;
+        }
+        let app_id = self.ledger.app_id(view.topic(), view.partition());
+        for table in &self.survey {
+            let same = same_decision(table, &app_id, view, &self.around.decision, self.settings.on_other_decision).await;
+            same.map_err(|unusable| self.unusable(unusable))?;
+        }
         Ok(())
     }
 
@@ -305,6 +335,7 @@ impl Writer {
     fn forget(&mut self, slot: Slot) {
         self.tokens.retain(|token| token.slot() != slot);
         self.durables.retain(|(of, _)| *of != slot);
+        self.surveyed.remove(&slot);
         for known in &mut self.tables {
             known.rows.forget(slot);
             known.looked_at.remove(&slot);

@@ -1,5 +1,6 @@
 //! Tables on disk: what the sink promises, tried with real commits of its own and of others.
 
+mod chaos;
 mod commits;
 mod lake;
 mod route;

@@ -544,6 +544,32 @@ async fn a_table_ahead_under_another_decision_stops_and_explains() {
 }
 
 #[tokio::test]
+async fn a_record_that_another_decision_put_into_one_table_is_not_put_into_another() {
+    let lake = Lake::new();
+    let root = lake.folder.path().to_str().expect("a name").to_owned();
+    let config = Config { root: Some(root.clone()), ..Config::default() };
+    let former = Route::new();
+    let slot = former.assign(0);
+    let (outbox, task) = former.start(&config);
+    send(&outbox, with_destinations(former.orders(slot, 0, 0, &[1, 2]), &["one"]));
+    drop(outbox);
+    task.await.expect("no panic").expect("written");
+    // Killed before the offsets reached Kafka; the new plugin chooses another table.
+    let mut new = Route::new();
+    new.around.decision = "d2".into();
+    let slot = new.assign(0);
+    let (outbox, task) = new.start(&config);
+    send(&outbox, with_destinations(new.orders(slot, 0, 0, &[1, 2]), &["two"]));
+    drop(outbox);
+    let stopped = task.await.expect("no panic");
+    assert!(
+        matches!(&stopped, Err(SinkError::Environment { reason, .. }) if reason.contains("/one") && reason.contains("on_other_decision")),
+        "{stopped:?}"
+    );
+    assert!(row_count(&format!("{root}/two")).await.is_err(), "nothing was written");
+}
+
+#[tokio::test]
 async fn a_table_that_was_restored_stops_the_sink() {
     let (lake, route) = (Lake::new(), Route::new());
     let slot = route.assign(0);
