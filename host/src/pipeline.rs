@@ -70,7 +70,8 @@ impl Pipeline {
         let broken = |error: crate::schemas::RegisterError| StopReason::Broken(error.to_string());
 
         // Sinks, from the far end: dead letters first, since the others hand over to them.
-        let surroundings = |sink: &str, dead: &DeadLetters| Surroundings {
+        let surroundings = |sink: &str, dead: &DeadLetters, takes_letters| Surroundings {
+            takes_letters,
             route: name.clone(),
             sink: sink.into(),
             group: route.group.as_str().into(),
@@ -84,7 +85,7 @@ impl Pipeline {
         if let Some(letters) = &route.dead_letters {
             let (outbox, inbox) = urgency.inbox();
             let form = if matches!(config.sinks[letters], Sink::Kafka(_)) { Form::Record } else { Form::Row };
-            sinks.spawn(sink::run(config.clone(), letters.clone(), surroundings(letters, &nowhere), inbox));
+            sinks.spawn(sink::run(config.clone(), letters.clone(), surroundings(letters, &nowhere, true), inbox));
             place = Some((outbox, form));
         }
         let mut outboxes: Vec<Outbox> = place.iter().map(|(outbox, _)| outbox.clone()).collect();
@@ -93,7 +94,7 @@ impl Pipeline {
         let mut to = Vec::new();
         for sink_name in &route.to {
             let (outbox, inbox) = urgency.inbox();
-            sinks.spawn(sink::run(config.clone(), sink_name.clone(), surroundings(sink_name, &dead), inbox));
+            sinks.spawn(sink::run(config.clone(), sink_name.clone(), surroundings(sink_name, &dead, false), inbox));
             to.push(outbox);
         }
         outboxes.extend(to.iter().cloned());

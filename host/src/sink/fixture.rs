@@ -56,6 +56,7 @@ impl Route {
             sink: "out".into(),
             group: "g".into(),
             decision: "d".into(),
+            takes_letters: false,
             dead: letters,
             metrics: metrics.sink("out"),
         };

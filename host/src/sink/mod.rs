@@ -188,6 +188,8 @@ pub struct Surroundings {
     pub group: Arc<str>,
     /// Digest of what decides about records (components, their configuration, routing): for ledgers.
     pub decision: Arc<str>,
+    /// Whether it gets the route's dead letters: these come in no order, so offsets do not tell which of them are there.
+    pub takes_letters: bool,
     /// Where given-up outputs go.
     pub dead: DeadLetters,
     /// Counters of this sink.

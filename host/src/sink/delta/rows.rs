@@ -264,7 +264,7 @@ impl TableRows {
             let (app_id, expected) = first();
             Position { app_id, expected, last }
         });
-        span.last = last;
+        span.last = span.last.max(last);
     }
 
     /// What is waiting of a partition.

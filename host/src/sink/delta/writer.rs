@@ -1,7 +1,7 @@
 //! The task of a Delta sink: gathers rows per table, and has at most one flush under way while it gathers the next.
 //!
 //! Invariant: a token waits with its rows, then in the flush, and is settled only when every table commit of its flush has landed.
-//! What the ledger of a table covers is never gathered.
+//! What the ledger of a table covers is never gathered. Dead letters have no ledger: after a crash one may be there twice.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -138,7 +138,9 @@ impl Writer {
             return Ok(());
         }
         self.generation = self.generation.max(slot.generation());
-        if let Some(first) = piece.iter().next() {
+        if let Some(first) = piece.iter().next()
+            && !self.around.takes_letters
+        {
             self.survey(slot, &first).await?;
         }
         let mut visited: Vec<(Option<&str>, At)> = Vec::new();
@@ -274,13 +276,14 @@ impl Writer {
             }
         };
         let app_id = self.ledger.app_id(view.topic(), view.partition());
-        if !self.tables[table].looked_at.contains(&slot) {
+        if !self.around.takes_letters && !self.tables[table].looked_at.contains(&slot) {
             self.look_at(table, slot, &app_id, view).await?;
         }
         let known = &self.tables[table];
-        // What is gathered already is newer than what any ledger covers.
+        // What is gathered already is newer than what any ledger covers; dead letters come in no order, so none covers them.
         let covered = match known.rows.span(slot) {
             Some(_) => None,
+            None if self.around.takes_letters => None,
             None => known.under_way.get(&slot).or_else(|| known.positions.get(&app_id)).copied(),
         };
         Ok(Ok(At { table, covered, last: None }))
@@ -352,7 +355,10 @@ impl Writer {
         let mut loads = Vec::new();
         for (index, known) in self.tables.iter_mut().enumerate() {
             known.under_way = known.rows.last_offsets();
-            let taken = known.rows.take().map_err(|reason| SinkError::Environment { sink: self.around.sink.clone(), reason })?;
+            let mut taken = known.rows.take().map_err(|reason| SinkError::Environment { sink: self.around.sink.clone(), reason })?;
+            if self.around.takes_letters {
+                taken.positions.clear();
+            }
             if taken.batches.is_empty() {
                 continue;
             }

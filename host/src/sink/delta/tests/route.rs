@@ -48,8 +48,15 @@ impl Route {
         let place = has_place.then_some((outbox, Form::Record));
         let dead = DeadLetters::new(route.clone(), place, schemas.clone(), Default::default(), stop.clone(), of_route.clone())
             .expect("a schema that parses");
-        let around =
-            Surroundings { route, sink: "lake".into(), group: "g".into(), decision: "d1".into(), dead, metrics: of_route.sink("lake") };
+        let around = Surroundings {
+            route,
+            sink: "lake".into(),
+            group: "g".into(),
+            decision: "d1".into(),
+            takes_letters: false,
+            dead,
+            metrics: of_route.sink("lake"),
+        };
         Route { acks: Acks::new(), schemas, urgency, around, metrics, stop, letters }
     }
 

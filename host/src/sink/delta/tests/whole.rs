@@ -206,6 +206,25 @@ async fn a_dead_letter_that_is_lost_has_its_partition_read_again() {
 }
 
 #[tokio::test]
+async fn dead_letters_come_in_no_order_and_none_is_taken_for_one_that_is_there() {
+    let (lake, mut route) = (Lake::new(), Route::new());
+    route.around.takes_letters = true;
+    let slot = route.assign(0);
+    let (outbox, task) = route.start(&at_once(&lake));
+    // The decoder gives up a late record before a sink gives up an early one.
+    let (early, late) = (route.orders(slot, 0, 0, &[1]), route.orders(slot, 0, 5, &[6]));
+    send(&outbox, late);
+    while route.around.metrics.outputs.get() < 1 {
+        tokio::task::yield_now().await;
+    }
+    send(&outbox, early);
+    drop(outbox);
+    task.await.expect("no panic").expect("written");
+    assert_eq!(lake.ids().await, [1, 6]);
+    assert_eq!(route.committable(slot), Some(6));
+}
+
+#[tokio::test]
 async fn without_a_place_for_dead_letters_nothing_behind_the_bad_record_is_committed() {
     let (lake, route) = (Lake::new(), Route::with_place(false));
     let slot = route.assign(0);
