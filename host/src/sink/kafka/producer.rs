@@ -61,12 +61,7 @@ pub type Producer = ThreadedProducer<Context>;
 
 /// A producer, its reports, and what is known of its connection.
 pub fn start(config: &Config, metrics: &SinkMetrics) -> KafkaResult<(Producer, Arc<Reports>, Login)> {
-    let credentials = config.security.oauth.as_ref().map(|oauth| Credentials {
-        url: oauth.token_url.to_string(),
-        id: oauth.client_id.clone(),
-        secret: oauth.client_secret.expose().to_owned(),
-        scope: oauth.scope.clone(),
-    });
+    let credentials = Credentials::of(&config.security);
     let login = Login::new(&config.brokers.join(","), metrics.part(), metrics.all().clone(), credentials);
     let reports = Arc::<Reports>::default();
     let context = Context { reports: reports.clone(), login: login.clone(), metrics: metrics.clone() };
