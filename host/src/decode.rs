@@ -61,7 +61,7 @@ pub struct Resolver {
     schemas: Arc<Schemas>,
     registry: Option<Arc<dyn Ask>>,
     asked: Mutex<HashMap<u32, Asked>>,
-    workers: Vec<mpsc::Sender<WorkerMessage>>,
+    workers: Mutex<Vec<mpsc::Sender<WorkerMessage>>>,
     unknown_schema_wait: Duration,
     runtime: tokio::runtime::Handle,
     stop: Stop,
@@ -81,7 +81,13 @@ impl Resolver {
         stop: Stop,
     ) -> Arc<Self> {
         let runtime = tokio::runtime::Handle::current();
-        Arc::new(Resolver { schemas, registry, asked: Mutex::default(), workers, unknown_schema_wait, runtime, stop })
+        Arc::new(Resolver { schemas, registry, asked: Mutex::default(), workers: Mutex::new(workers), unknown_schema_wait, runtime, stop })
+    }
+
+    /// Tells the workers nothing any more. To be called when the source has ended: workers share the resolver and end when nobody can
+    /// write to their inboxes, so without it they wait for each other for ever.
+    pub fn close(&self) {
+        self.workers.lock().clear();
     }
 
     /// What is known of `id`; the first question starts the search.
@@ -135,7 +141,7 @@ impl Resolver {
                 _ = self.stop.stopped() => return,
             }
         }
-        for worker in &self.workers {
+        for worker in self.workers.lock().iter() {
             // A worker that ended waits for nothing.
             let _ = worker.send(WorkerMessage::SchemaAnswered);
         }

@@ -119,7 +119,7 @@ impl Pipeline {
             let spawned = thread.spawn(move || worker.run());
             workers.push(spawned.map_err(|error| StopReason::Environment(format!("no thread for a worker: {error}")))?);
         }
-        drop((resolver, router, dead, nowhere));
+        drop((router, dead, nowhere));
 
         // The source, on threads of its own until the route ends.
         let source = &config.sources[&route.from];
@@ -162,6 +162,7 @@ impl Pipeline {
                 Some(ended) = sinks.join_next() => if let Some(reason) = failure(ended) { stop.stop(reason) },
             }
         };
+        resolver.close();
         for worker in workers {
             let joined = tokio::task::spawn_blocking(move || worker.join());
             if !matches!(joined.await, Ok(Ok(()))) {

@@ -5,16 +5,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use futures::future::BoxFuture;
 use tokio::task::JoinSet;
 
 use crate::ack::tracker::Counts;
 use crate::config::{Config, Name, Problem};
-use crate::decode::{Answer, Ask};
+use crate::decode::Ask;
 use crate::observe::Metrics;
 use crate::pipeline::Pipeline;
 use crate::plugin::{ChainPlan, Engine, InitError};
-use crate::registry::{Outcome, Registry};
+use crate::registry::{Asker, IsOurs, Registry};
 use crate::stop::{Stop, StopReason};
 
 /// The plugins of every route, planned.
@@ -74,7 +73,9 @@ pub async fn run(config: Arc<Config>, chains: Chains, metrics: Metrics, stop: St
     for (name, plugins) in chains {
         let route = config.routes[&name].clone();
         let registry = route.registry.as_ref().map(|registry| -> Arc<dyn Ask> {
-            Arc::new(Asker { registry: registries[registry].clone(), versions: plugins.wants_versions() })
+            let topics = route.topics.clone();
+            let is_ours: IsOurs = Arc::new(move |topic| topics.contains(topic));
+            Arc::new(Asker::new(registries[registry].clone(), plugins.wants_versions().then_some(is_ours)))
         });
         let own = Stop::new();
         let pipeline =
@@ -103,33 +104,4 @@ pub async fn run(config: Arc<Config>, chains: Chains, metrics: Metrics, stop: St
         ended.routes.insert(name, (counts, reason));
     }
     Ok(ended)
-}
-
-/// A registry as decoding asks it.
-struct Asker {
-    registry: Registry,
-    /// Subject and version of every schema too.
-    versions: bool,
-}
-
-impl Ask for Asker {
-    fn ask(&self, id: u32) -> BoxFuture<'_, Answer> {
-        Box::pin(async move {
-            let registered = match self.registry.fetch(id).await {
-                Outcome::Found(registered) => registered,
-                Outcome::NotThere => return Answer::NotThere,
-                Outcome::Unusable(reason) => return Answer::Unusable(reason),
-                Outcome::Unavailable { reason, .. } => return Answer::Unavailable(reason),
-            };
-            let mut subject = None;
-            if self.versions {
-                match self.registry.places(&registered).await {
-                    // A schema may be registered under several subjects; the last version of the first is as good as any.
-                    Ok(places) => subject = places.first().map(|place| (place.subject.clone(), place.version)),
-                    Err(refusal) => return Answer::Unavailable(refusal.to_string()),
-                }
-            }
-            Answer::Found(registered.schema.clone(), subject)
-        })
-    }
 }
