@@ -13,6 +13,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::{self, Config, LoadError, Log, LogFormat, Name, Problem, Report, Topics};
+use crate::demo::{self, DemoError};
 use crate::observe::Metrics;
 use crate::observe::listen::Listener;
 use crate::plugin::Engine;
@@ -80,17 +81,7 @@ enum Command {
         records: u64,
     },
     /// Shows the router at work on a stream of orders that it makes itself: nothing has to be set up
-    Demo {
-        /// Stop after so many records [default: when it is stopped]
-        #[arg(long, value_name = "N")]
-        records: Option<u64>,
-        /// Where the table goes [default: a new folder below the system's temporary one]
-        #[arg(long, value_name = "FOLDER")]
-        dir: Option<PathBuf>,
-        /// End with one line of JSON that holds the counts
-        #[arg(long)]
-        json: bool,
-    },
+    Demo(demo::Options),
     /// Prints a JSON Schema of the configuration, for editors
     Schema,
 }
@@ -109,17 +100,6 @@ pub struct TryOptions {
     pub route: Name,
     /// How many records to show.
     pub records: u64,
-}
-
-/// How `demo` works.
-#[derive(Debug, Clone, Default)]
-pub struct DemoOptions {
-    /// Stop after so many records; `None`: when it is stopped.
-    pub records: Option<u64>,
-    /// Where the table goes.
-    pub dir: Option<PathBuf>,
-    /// End with one line of JSON.
-    pub json: bool,
 }
 
 /// Why a command ends without having done its work; the variant is the exit code.
@@ -187,10 +167,8 @@ impl Arguments {
                 let route = chosen_route(&config, route.as_deref())?;
                 try_out(config, TryOptions { route, records: *records })
             }
-            Command::Demo { records, dir, json } => {
-                self.start_logging(&Log { level: "warn".into(), ..Log::default() })?;
-                demo(DemoOptions { records: *records, dir: dir.clone(), json: *json })
-            }
+            // It logs to a file of its own.
+            Command::Demo(options) => run_demo(options.clone()),
             Command::Schema => {
                 let schema = serde_json::to_string_pretty(&config::schema()).map_err(|error| Failure::Broken(error.to_string()))?;
                 print(&format!("{schema}\n"))
@@ -316,8 +294,14 @@ fn try_out(_config: Config, _options: TryOptions) -> Result<(), Failure> {
     Err(Failure::Broken("`anabranch try` is not built yet".into()))
 }
 
-fn demo(_options: DemoOptions) -> Result<(), Failure> {
-    Err(Failure::Broken("`anabranch demo` is not built yet".into()))
+fn run_demo(options: demo::Options) -> Result<(), Failure> {
+    match runtime()?.block_on(demo::run(options)) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(Failure::Broken("the demo's numbers do not add up".into())),
+        Err(error @ DemoError::FolderInUse(_)) => Err(Failure::Configuration(error.to_string())),
+        Err(error @ (DemoError::Io { .. } | DemoError::Server(_))) => Err(Failure::Environment(error.to_string())),
+        Err(error) => Err(Failure::Broken(error.to_string())),
+    }
 }
 
 fn chosen_route(config: &Config, route: Option<&str>) -> Result<Name, Failure> {

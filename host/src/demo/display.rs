@@ -52,6 +52,11 @@ impl<W: Write> Display<W> {
         Display { out, is_terminal, rule: rule.to_owned(), lines: 0, past: Vec::new() }
     }
 
+    /// Where it shows them.
+    pub fn out(&mut self) -> &mut W {
+        &mut self.out
+    }
+
     /// How often [`Display::show`] is to be called.
     pub fn interval(&self) -> Duration {
         if self.is_terminal { PICTURE_EVERY } else { LINE_EVERY }

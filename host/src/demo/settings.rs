@@ -49,9 +49,9 @@ url = "{registry}"
 uri = {table}
 batch = {{ age_max = "1 s" }}
 
-# Requests with one order a line. The destination that the plugins chose becomes part of the URL.
+# Requests with one order a line.
 [sink.{HTTP}.http]
-url = "{receiver}/orders/${{destination}}"
+url = "{receiver}/orders/paid"
 batch = {{ form = "lines" }}
 
 # Records that nobody can read, with the reason.
@@ -64,10 +64,8 @@ key = "string"
 value = "avro"
 start = "earliest"
 through = [
-  # Orders that are not paid for go no further ..
+  # Orders that are not paid for go no further.
   {{ plugin = "filter", config = {{ where = "status in ('PAID', 'SHIPPED')" }} }},
-  # .. and the others go to a place of their country.
-  {{ plugin = "destination-pattern", config = {{ pattern = "${{value.country}}" }} }},
 ]
 to = ["{LAKE}", "{HTTP}"]
 dead_letters = "{LETTERS}"

@@ -25,7 +25,7 @@ pub struct Contents {
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     /// Its log.
-    #[error("the log of the table in {folder}")]
+    #[error("the log of the table in {folder}: {source}")]
     Log {
         /// The folder.
         folder: String,
