@@ -92,7 +92,8 @@ impl Orders {
             value.clear();
             value.extend_from_slice(b"{\"oops\": \"this producer writes JSON\"}");
         } else {
-            value.truncate(20);
+            // Within the customer, so that no field behind it can be read.
+            value.truncate(10);
         }
         Made::Poison
     }
