@@ -119,7 +119,7 @@ impl Summary {
         }
         text.push_str(&format!(
             "\nread the table:\n  duckdb -c \"INSTALL delta; LOAD delta; SELECT country, count(*), sum(amount) FROM delta_scan('{table}') GROUP BY country\"\n  \
-             python3 -c \"from deltalake import DeltaTable; print(DeltaTable('{table}').to_pandas())\"    # pip install deltalake pandas\n\
+             python3 -c \"from deltalake import DeltaTable; print(DeltaTable('{table}').to_pandas())\"    # pip install 'deltalake[pyarrow]' pandas\n\
              the configuration that did this: {}\n",
             self.folder.join(super::CONFIG).display()
         ));
