@@ -90,7 +90,9 @@ pub fn parse(pattern: &str) -> Result<Vec<Piece>, Vec<Mistake>> {
                 at = reader.at;
             }
             Err(mistake) => {
-                at = pattern[mistake.at.start.max(at)..].find('}').map_or(pattern.len(), |end| mistake.at.start.max(at) + end + 1);
+                // The next one is looked for behind the brace that closes this one.
+                let from = mistake.at.start.max(at);
+                at = pattern[from..].find('}').map_or(pattern.len(), |length| from + length + 1);
                 mistakes.push(mistake);
             }
         }

@@ -4,7 +4,7 @@ use anabranch_guest::SchemaInfo;
 use anabranch_guest::testing::{Decision, Harness, Record};
 use serde_json::{Value as Json, json};
 
-use crate::DestinationPattern;
+use crate::{DestinationPattern, pattern};
 
 fn plugin(config: &Json) -> Harness<DestinationPattern> {
     let plugin = Harness::new(&config.to_string()).unwrap_or_else(|problems| panic!("{config}: {problems:?}"));
@@ -266,6 +266,26 @@ fn all_mistakes_are_told_at_once() {
     let deep = json!({ "pattern": format!("${{value{}}}", ".a".repeat(100)) }).to_string();
     let problems = Harness::<DestinationPattern>::new(&deep).err().unwrap();
     assert_eq!(problems[0].message, "a path of 101 names, at most 32");
+}
+
+/// Every text of up to five of these.
+#[test]
+fn any_text_is_a_pattern_or_has_mistakes_that_lie_within_it() {
+    const SIGNS: [&str; 10] = ["$", "{", "}", "`", ".", ":-", ":levels", "key", "ä", " "];
+    let mut texts = vec![String::new()];
+    for _ in 0..5 {
+        texts = texts.iter().flat_map(|text| SIGNS.map(|sign| format!("{text}{sign}"))).chain([String::new()]).collect();
+        for text in &texts {
+            match pattern::parse(text) {
+                Ok(pieces) => assert!(text.is_empty() || !pieces.is_empty()),
+                Err(mistakes) => {
+                    for mistake in mistakes {
+                        assert!(text.get(mistake.at.clone()).is_some_and(|wrong| !wrong.is_empty()), "{text}: {mistake:?}");
+                    }
+                }
+            }
+        }
+    }
 }
 
 fn connector(pattern: &str, record: &Record) -> Result<String, (String, String)> {
