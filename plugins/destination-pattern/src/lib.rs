@@ -94,9 +94,6 @@ impl Transform for DestinationPattern {
             let message = format!("it has {} bytes, at most {}", config.pattern.len(), pattern::PATTERN_LEN_MAX);
             problems.push(Problem::at(&["pattern"], message));
         }
-        if !problems.is_empty() {
-            return Err(problems);
-        }
         let rules = match config.compatible_with {
             Some(CompatibleWith::DiffusionConnector) => {
                 for (key, is_there) in [("missing", config.missing.is_some()), ("escape", config.escape.is_some())] {
