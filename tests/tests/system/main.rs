@@ -1,0 +1,13 @@
+//! System tests: the real binary between Apache Kafka, a schema registry and whoever takes what it delivers.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod dead_letters;
+mod every_type;
+mod formats;
+mod kills;
+mod outside;
+mod registry_down;
+mod servers;
+mod setup;
+mod sinks;
+mod stopping;

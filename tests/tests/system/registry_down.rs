@@ -1,0 +1,122 @@
+//! A registry that is down or hangs: nothing is lost and nothing becomes a dead letter; only an id that it surely does not have does.
+
+use std::time::Duration;
+
+use anabranch_tests::avro::Avro;
+use anabranch_tests::block_on;
+use anabranch_tests::kafka::Broker;
+use anabranch_tests::process::free_port;
+use anabranch_tests::receiver::Receiver;
+use anabranch_tests::registry::{Registry, framed, url_at};
+use anabranch_tests::router::Place;
+use anabranch_tests::topic::{Record, Topic};
+use anabranch_tests::wait::until_true;
+use apache_avro::types::Value;
+use serde_json::{Value as Json, json};
+
+use crate::setup::{config, order, order_schema};
+
+const MOMENT: Duration = Duration::from_secs(30);
+
+fn place(topic: &Topic, dead: &Topic, registry: &str, receiver: &Receiver, listen: u16) -> Place {
+    let tables = format!(
+        "[registry.main]
+url = \"{registry}\"
+timeout = \"1 s\"
+[sink.live.http]
+url = \"{}\"
+[sink.dead.kafka]
+topic = \"{}\"
+",
+        receiver.url("/"),
+        dead.name
+    );
+    let route = "value = \"avro\"\nto = [\"live\"]\ndead_letters = \"dead\"\nunknown_schema_wait = \"2 s\"";
+    Place::new(&format!("listen = \"127.0.0.1:{listen}\"\n{}", config(topic, &tables, route)))
+}
+
+fn ready(listen: u16) -> Option<(u16, String)> {
+    block_on(async {
+        let answer = reqwest::get(format!("http://127.0.0.1:{listen}/readyz")).await.ok()?;
+        Some((answer.status().as_u16(), answer.text().await.ok()?))
+    })
+}
+
+fn ids(receiver: &Receiver) -> Vec<Json> {
+    receiver.requests().iter().map(|request| request.json()["id"].clone()).collect()
+}
+
+#[test]
+fn records_wait_for_a_registry_that_is_down_at_the_start_and_then_hangs() {
+    let broker = Broker::shared();
+    let (topic, dead) = (broker.topic("registry-down", 1), broker.topic("registry-down-dead", 1));
+    // A registry that starts anew gives its first schema the same id.
+    let (registry_port, listen) = (free_port(), free_port());
+    let first = Registry::start_at(registry_port).unwrap();
+    let avro = Avro::register(&first, "orders-value", &order_schema());
+    drop(first);
+    let receiver = Receiver::start();
+    let place = place(&topic, &dead, &url_at(registry_port), &receiver, listen);
+    topic.send((0..5).map(|id| order(&avro, id)));
+
+    // Down at the start.
+    let mut router = place.run();
+    let reason = router.until("readiness to name the registry", MOMENT, || {
+        ready(listen).filter(|(status, text)| *status == 503 && text.contains("registry \"main\"")).map(|(_, text)| text)
+    });
+    assert!(reason.contains(&registry_port.to_string()), "{reason}");
+    assert_eq!((receiver.count(), dead.ends()[&0]), (0, 0));
+    let registry = Registry::start_at(registry_port).unwrap();
+    let again = Avro::register(&registry, "orders-value", &order_schema());
+    assert_eq!(again.id, avro.id, "the registry's first id");
+    receiver.wait(5, MOMENT);
+    router.until("readiness", MOMENT, || ready(listen).filter(|(status, _)| *status == 200));
+
+    // Hanging: schemas that are known go on, others wait.
+    let wider = json!({"type": "record", "name": "Order", "fields": [
+        {"name": "id", "type": "long"}, {"name": "status", "type": "string"}, {"name": "note", "type": "string"}]});
+    let other = Avro::register(&registry, "orders-value", &wider);
+    registry.process().signal("STOP");
+    topic.send((5..10).map(|id| order(&avro, id)));
+    receiver.wait(10, MOMENT);
+    let noted = Value::Record(vec![
+        ("id".into(), Value::Long(10)),
+        ("status".into(), Value::String("PAID".into())),
+        ("note".into(), Value::String("waited".into())),
+    ]);
+    topic.send([Record::value(other.encode(noted))]);
+    router.until("readiness to name the registry again", MOMENT, || ready(listen).filter(|(status, _)| *status == 503));
+    assert_eq!((receiver.count(), dead.ends()[&0]), (10, 0));
+    registry.process().signal("CONT");
+    receiver.wait(11, MOMENT);
+    assert_eq!(ids(&receiver), (0..11).map(Json::from).collect::<Vec<_>>());
+    assert_eq!(receiver.requests()[10].json()["note"], "waited");
+    topic.wait_committed(&topic.name, MOMENT);
+    router.stop();
+    assert_eq!(dead.ends()[&0], 0);
+}
+
+#[test]
+fn an_id_that_the_registry_does_not_have_is_a_dead_letter_after_the_wait() {
+    let broker = Broker::shared();
+    let (topic, dead) = (broker.topic("unknown-id", 1), broker.topic("unknown-id-dead", 1));
+    let registry = Registry::shared();
+    let avro = Avro::register(registry, &format!("{}-value", topic.name), &order_schema());
+    let receiver = Receiver::start();
+    let listen = free_port();
+    let place = place(&topic, &dead, &registry.url(), &receiver, listen);
+    let unknown = 7_654_321;
+    topic.send([order(&avro, 0), Record::value(framed(unknown, b"\x02")), order(&avro, 1)]);
+
+    let started = std::time::Instant::now();
+    let router = place.run();
+    let letters = dead.wait_records(1, MOMENT);
+    assert!(started.elapsed() >= Duration::from_secs(2), "given up before the wait was over");
+    assert_eq!((letters[0].header("anabranch.class"), letters[0].header("anabranch.offset")), (Some("schema"), Some("1")));
+    assert!(letters[0].header("anabranch.message").unwrap().contains(&unknown.to_string()));
+    assert_eq!(letters[0].value.as_deref(), Some(framed(unknown, b"\x02").as_slice()));
+    until_true("the others", MOMENT, || receiver.count() == 2);
+    topic.wait_committed(&topic.name, MOMENT);
+    router.stop();
+    assert_eq!(ids(&receiver), [0, 1]);
+}
