@@ -35,6 +35,8 @@ pub struct Record {
     pub key: Json,
     /// Value; null: a tombstone.
     pub value: Json,
+    /// The value's bytes, in place of [`Record::value`]: for plugins that read whole values raw or as Avro.
+    pub bytes: Option<Vec<u8>>,
     /// Headers.
     pub headers: Vec<(String, Vec<u8>)>,
     /// Partition.
@@ -52,7 +54,13 @@ pub struct Record {
 impl Record {
     /// A record with this value, without key.
     pub fn new(value: Json) -> Self {
-        Record { key: Json::Null, value, headers: Vec::new(), partition: 0, offset: 0, timestamp: 0, key_schema: 0, value_schema: 0 }
+        let headers = Vec::new();
+        Record { key: Json::Null, value, bytes: None, headers, partition: 0, offset: 0, timestamp: 0, key_schema: 0, value_schema: 0 }
+    }
+
+    /// A record whose value has these bytes, such as Avro; it has no fields to plan, only a whole value.
+    pub fn of_bytes(bytes: &[u8]) -> Self {
+        Record { bytes: Some(bytes.to_vec()), ..Record::new(Json::Null) }
     }
 
     /// With a key.
@@ -230,8 +238,12 @@ impl<T: Transform> Harness<T> {
     fn batch(&self, records: &[Record]) -> wit::Batch {
         let plan = self.plan.wit();
         let each = |number: fn(&Record) -> u32| wit::Numbers::Each(records.iter().map(number).collect());
-        let whole = |encoding: Option<Encoding>, of: fn(&Record) -> &Json| {
-            encoding.map(|encoding| bytes_column(records.iter().map(|record| whole(of(record), encoding))))
+        let keys = |encoding| bytes_column(records.iter().map(|record| whole(&record.key, encoding)));
+        let values = |encoding| {
+            bytes_column(records.iter().map(|record| match &record.bytes {
+                Some(bytes) => Cell::Is(bytes.clone()),
+                None => whole(&record.value, encoding),
+            }))
         };
         let headers = plan.headers.iter().map(|name| {
             let of = |record: &Record| record.headers.iter().rev().find(|(known, _)| known == name).map(|(_, value)| value.clone());
@@ -244,8 +256,8 @@ impl<T: Transform> Harness<T> {
             timestamps: records.iter().map(|record| record.timestamp).collect(),
             fields: plan.fields.iter().map(|field| column(field, records)).collect(),
             headers: headers.collect(),
-            keys: whole(plan.keys, |record| &record.key),
-            values: whole(plan.values, |record| &record.value),
+            keys: plan.keys.map(keys),
+            values: plan.values.map(values),
             key_schemas: each(|record| record.key_schema),
             value_schemas: each(|record| record.value_schema),
             changes: None,
