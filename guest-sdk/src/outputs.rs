@@ -23,6 +23,9 @@ pub enum Change {
     Upsert = 6,
 }
 
+/// Bytes of a reject's message that the host takes; messages may quote what a record holds.
+const MESSAGE_BYTES_MAX: usize = 4096;
+
 /// One column of what is set, made at the first use: outputs before it are kept.
 #[derive(Debug, Default)]
 struct Setting {
@@ -113,9 +116,13 @@ impl Outputs {
         OutputRef { out: self, index }
     }
 
-    /// Record `row` becomes a dead letter. `code`: short and stable, to count by.
+    /// Record `row` becomes a dead letter. `code`: short and stable, to count by. A message that is longer than the host takes is cut.
     pub fn reject(&mut self, row: usize, code: &str, message: &str) {
-        self.rejects.push(wit::Reject { input: row as u32, code: code.to_owned(), message: message.to_owned() });
+        let mut end = message.len().min(MESSAGE_BYTES_MAX);
+        while !message.is_char_boundary(end) {
+            end -= 1;
+        }
+        self.rejects.push(wit::Reject { input: row as u32, code: code.to_owned(), message: message[..end].to_owned() });
     }
 
     pub(crate) fn finish(mut self) -> wit::Outputs {
@@ -216,5 +223,19 @@ impl OutputRef<'_> {
         }
         headers[header.0].set(self.index, value);
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_cut_between_characters_where_it_is_longer_than_the_host_takes() {
+        let mut out = Outputs::new(2);
+        out.reject(0, "code", &"x".repeat(4096));
+        out.reject(1, "code", &format!("x{}", "é".repeat(4096)));
+        let lengths: Vec<usize> = out.finish().rejects.iter().map(|reject| reject.message.len()).collect();
+        assert_eq!(lengths, [4096, 4095]);
     }
 }
