@@ -329,5 +329,8 @@ pub fn write_avro(value: &Plain<'_>, to: Type, out: &mut Vec<u8>) {
 
 /// Appends a value as JSON text of its type.
 pub fn write_json(value: &Plain<'_>, to: Type, out: &mut Vec<u8>) {
-    out.extend_from_slice(json_text(&value.scalar(to)).as_bytes());
+    match value.scalar(to) {
+        Scalar::Text(text) => text::write_json_string(&text, out),
+        scalar => out.extend_from_slice(json_text(&scalar).as_bytes()),
+    }
 }

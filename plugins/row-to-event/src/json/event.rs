@@ -5,6 +5,7 @@ use crate::config::Missing;
 use crate::read::{Fault, Filled, Null, Record};
 use crate::scalar;
 use crate::shape::{Columns, KeyRule, Outside, Part, Read, Shape, Value};
+use crate::text;
 use crate::types::{Cast, Type};
 
 /// Everything that makes JSON events of JSON rows.
@@ -97,7 +98,7 @@ impl<'w> Writer<'w> {
     where
         'w: 'm,
     {
-        let mut names: Vec<&'m str> = Vec::with_capacity(self.row.object.0.len() + members.len());
+        let mut names: Vec<&'m str> = Vec::with_capacity(members.len());
         self.out.push(b'{');
         for member in members {
             match member {
@@ -143,7 +144,7 @@ impl<'w> Writer<'w> {
             self.out.push(b',');
         }
         names.push(name);
-        self.out.extend_from_slice(serde_json::Value::from(name).to_string().as_bytes());
+        text::write_json_string(name, self.out);
         self.out.push(b':');
         Ok(())
     }

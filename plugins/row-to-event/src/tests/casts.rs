@@ -9,7 +9,7 @@ fn cast_one(of: &Json, value: Value, to: &str) -> Result<Value, String> {
     let schema = json!({ "type": "record", "name": "R", "fields": [{ "name": "a", "type": of }] });
     let config = json!({ "set": { "a": { "field": "a", "cast": to } } });
     let row = row(&schema, record(&[("a", value)]));
-    let decisions = super::plugin(&config).records(&[row.clone()]).unwrap();
+    let decisions = super::plugin(&config).records(std::slice::from_ref(&row)).unwrap();
     if decisions[0].reject.is_some() {
         return Err(refused(&config, row).1);
     }

@@ -65,7 +65,7 @@ fn named(schema: &mut Json, count: &mut usize) {
         Json::Object(object) => {
             if object.contains_key("name") && object.contains_key("type") && object["name"] == "N" {
                 *count += 1;
-                let namespace = if *count % 2 == 0 { "x." } else { "" };
+                let namespace = if count.is_multiple_of(2) { "x." } else { "" };
                 object.insert("name".to_owned(), format!("{namespace}N{count}").into());
             }
             object.values_mut().for_each(|value| named(value, count));
