@@ -4,7 +4,7 @@ export CARGO_TARGET_DIR ?= $(HOME)/.cache/anabranch/target
 RECORDS ?=
 DIR ?=
 
-.PHONY: help setup test demo lint plugins
+.PHONY: help setup build test demo lint plugins bench
 
 help: ## show these lines
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
@@ -16,6 +16,13 @@ setup: ## install or check what tests, lints and the demo need
 plugins: ## build the bundled plugins into components
 	@tests/setup.sh guest
 	@plugins/build.sh
+
+build: ## an optimised router with the bundled plugins inside
+	@tests/setup.sh demo
+	@plugins/build.sh
+	@echo "build: the router, optimised (dependencies are compiled once)"
+	@cargo build --quiet --release --package anabranch
+	@echo "build: $(CARGO_TARGET_DIR)/release/anabranch"
 
 lint: ## formatting, clippy, licences and sources of the dependencies
 	@tests/setup.sh lint

@@ -360,7 +360,7 @@ fn sell(
 fn introduction(places: &Servers, folder: &Path) -> String {
     let Servers { brokers, registry, receiver } = places;
     format!(
-        "orders in Avro -> Kafka {brokers} -> filter -> Delta table and HTTP {receiver}; schemas at {registry}\n\
+        "orders in Avro -> Kafka {brokers} -> filter, row-to-event, destination-pattern -> Delta table and HTTP {receiver}; schemas at {registry}\n\
          everything is in {}; the consumer group needs about 3 s to form\n\n",
         folder.display()
     )

@@ -49,9 +49,9 @@ url = "{registry}"
 uri = {table}
 batch = {{ age_max = "1 s" }}
 
-# Requests with one order a line.
+# Requests with one order a line, to the path of its country.
 [sink.{HTTP}.http]
-url = "{receiver}/orders/paid"
+url = "{receiver}/${{destination}}"
 batch = {{ form = "lines" }}
 
 # Records that nobody can read, with the reason.
@@ -66,6 +66,14 @@ start = "earliest"
 through = [
   # Orders that are not paid for go no further.
   {{ plugin = "filter", config = {{ where = "status in ('PAID', 'SHIPPED')" }} }},
+  # The others become events: an id, the columns, and where the record stood.
+  {{ plugin = "row-to-event", config = {{
+    id = "order_id",
+    payload = {{ all_except = ["order_id"], inline = true }},
+    meta = {{ source = {{ const = "shop" }}, partition = {{ record = "partition" }}, offset = {{ record = "offset" }} }},
+  }} }},
+  # Each has a destination of its own; the table does not ask for one.
+  {{ plugin = "destination-pattern", config = {{ pattern = "orders/${{value.country}}" }} }},
 ]
 to = ["{LAKE}", "{HTTP}"]
 dead_letters = "{LETTERS}"
