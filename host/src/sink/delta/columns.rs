@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::{Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType as ArrowType, Field, Schema, SchemaRef};
 use deltalake::kernel::engine::arrow_conversion::{TryIntoArrow, TryIntoKernel};
 use deltalake::kernel::{ArrayType, DataType, MapType, StructField, StructType};
 
@@ -14,20 +14,38 @@ use super::table::chain;
 /// How many columns a table may have: more of them are keys that were taken for columns.
 pub const COLUMNS_MAX: usize = 2_000;
 
-/// Arrow fields as columns of a Delta table, all nullable.
+/// Arrow fields as columns of a Delta table, all nullable, those within structs, lists and maps too: rows of a schema that lacks a
+/// field must still fit.
 ///
 /// # Errors
 /// Names the field whose type a Delta table cannot hold.
 pub fn columns(fields: &[Field]) -> Result<StructType, String> {
     let mut converted = Vec::with_capacity(fields.len());
     for field in fields {
-        let nullable = field.clone().with_nullable(true);
+        let nullable = nullable(field);
         let column: StructField = (&nullable).try_into_kernel().map_err(|error| {
             format!("column {:?} of type {} does not fit a Delta table: {}", field.name(), field.data_type(), chain(&error))
         })?;
         converted.push(column);
     }
     StructType::try_new(converted).map_err(|error| chain(&error))
+}
+
+fn nullable(field: &Field) -> Field {
+    let data_type = match field.data_type() {
+        ArrowType::Struct(fields) => ArrowType::Struct(fields.iter().map(|field| Arc::new(nullable(field))).collect()),
+        ArrowType::List(element) => ArrowType::List(Arc::new(nullable(element))),
+        ArrowType::Map(entries, sorted) => match entries.data_type() {
+            // The key of a map is never null.
+            ArrowType::Struct(fields) if fields.len() == 2 => {
+                let entry = ArrowType::Struct([fields[0].clone(), Arc::new(nullable(&fields[1]))].into_iter().collect());
+                ArrowType::Map(Arc::new(entries.as_ref().clone().with_data_type(entry)), *sorted)
+            }
+            _ => field.data_type().clone(),
+        },
+        other => other.clone(),
+    };
+    field.clone().with_data_type(data_type).with_nullable(true)
 }
 
 /// Columns of a table as an Arrow schema.
@@ -154,6 +172,25 @@ mod tests {
         assert_eq!(merged.field("at").map(|field| field.data_type().to_string().contains('y')), Some(true));
         let refused = merge(&have, &table(&[("at", inner(&[("x", DataType::STRING)]))]));
         assert_eq!(refused, Err("column \"at.x\" is long in the table, the rows have string".into()));
+    }
+
+    #[test]
+    fn every_field_within_a_column_is_nullable() {
+        let number = |name: &str| Arc::new(Field::new(name, ArrowType::Int64, false));
+        let entry = ArrowType::Struct([Arc::new(Field::new("key", ArrowType::Utf8, false)), number("value")].into_iter().collect());
+        let fields = [
+            Field::new("at", ArrowType::Struct([number("x")].into_iter().collect()), false),
+            Field::new("list", ArrowType::List(number("element")), false),
+            Field::new("map", ArrowType::Map(Arc::new(Field::new("key_value", entry, false)), false), false),
+        ];
+        let made = columns(&fields).expect("a table can hold these");
+        let nullable = made.fields().map(|field| match field.data_type() {
+            DataType::Struct(inner) => inner.fields().all(StructField::is_nullable),
+            DataType::Array(array) => array.contains_null(),
+            DataType::Map(map) => map.value_contains_null(),
+            other => panic!("{other} was not asked for"),
+        });
+        assert!(nullable.zip(made.fields()).all(|(within, field)| within && field.is_nullable()));
     }
 
     #[test]
