@@ -28,7 +28,8 @@ tests() {
 
 step "plugins" plugins/build.sh
 step "lint" tests/lint.sh
-step "the router" cargo build --package anabranch
+# Of the whole workspace, as the tests are: features are the same then, and no dependency is compiled twice.
+step "the router" cargo build --workspace --bins
 begun=$SECONDS
 tests
 status=$?
