@@ -13,7 +13,7 @@ use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 use crate::block_on;
-use crate::wait::until;
+use crate::wait::{poll, until};
 
 /// How long the broker may take for one answer, or for all that was sent.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
@@ -131,12 +131,12 @@ impl Topic {
         let mut ends = self.ends();
         ends.retain(|_, end| *end > 0);
         let mut last = BTreeMap::new();
-        let started = Instant::now();
-        while last != ends {
-            assert!(started.elapsed() < within, "waited {within:?} for group {group} to commit {ends:?}, it has {last:?}");
+        let committed = poll(within, || {
             last = self.committed(group);
             last.retain(|partition, _| ends.contains_key(partition));
-        }
+            (last == ends).then_some(())
+        });
+        assert!(committed.is_some(), "waited {within:?} for group {group} to commit {ends:?}, it has {last:?}");
     }
 
     fn consumer(&self, group: &str) -> BaseConsumer {

@@ -38,7 +38,9 @@ fn a_dead_letter_has_the_record_as_it_was_and_the_reason_in_headers() {
     assert_eq!(ids.len(), 3, "{ids:?}");
     let letters = dead.records();
     assert_eq!(letters.len(), 2);
-    for (offset, sent, by, message) in [(1, odd(), "decode", "starts with byte 0xff"), (3, cut, "live", "end")] {
+    for (offset, sent, by, message) in
+        [(1, odd(), "decode", "starts with byte 0xff"), (3, cut, "live", "4 bytes are announced, 3 are left")]
+    {
         let letter = letters.iter().find(|letter| letter.header("anabranch.offset") == Some(&offset.to_string())).unwrap();
         assert_eq!((&letter.key, &letter.value), (&sent.key, &sent.value));
         assert_eq!(letter.headers[..sent.headers.len()], sent.headers, "its own headers stand first");

@@ -18,7 +18,8 @@ uri = \"table\"
 batch = {{ age_max = \"60 s\" }}
 [sink.live.http]
 url = \"{}\"
-batch = {{ form = \"lines\", records_max = 50 }}
+batch = {{ form = \"lines\", records_max = 20 }}
+in_flight_max = 8
 ",
         receiver.url("/")
     )
@@ -31,9 +32,11 @@ fn received(receiver: &Receiver) -> BTreeMap<i64, usize> {
 #[test]
 fn a_router_asked_to_stop_delivers_and_commits_all_that_it_read() {
     let orders = Orders::new("stopped", 3);
-    // Slow enough that much is in flight when the signal comes.
+    // Slow, and with little memory: much is in flight when the signal comes, and much is not read yet.
     let receiver = Receiver::answering(|_| Answer::status(200).after(Duration::from_millis(30)));
-    let place = Place::new(&orders.config(&sinks(&receiver), "to = [\"lake\", \"live\"]"));
+    let place = Place::new(
+        &orders.config(&sinks(&receiver), "to = [\"lake\", \"live\"]\nin_flight_max = \"64 KiB\"\nbatch = { bytes_max = \"16 KiB\" }"),
+    );
     orders.send(0..RECORDS);
 
     let mut router = place.run();
