@@ -76,25 +76,32 @@ impl Chain {
     /// Decides what is left of a batch after every plugin.
     pub fn run(&mut self, mut outputs: Outputs) -> Decided {
         let mut letters = Vec::new();
-        let plan = self.plan.clone();
-        for (step, link) in plan.steps.iter().zip(&mut self.links) {
+        for index in 0..self.links.len() {
             if outputs.list.is_empty() {
                 break;
             }
-            let rows: Vec<u32> = (0..outputs.list.len() as u32).collect();
-            let mut made = Made::default();
-            let mut search = Search { step, link, before: &outputs, began: None };
-            let decided = search.decide(&rows, &mut made);
-            letters.append(&mut made.letters);
-            outputs.list = made.list;
-            outputs.buffers.append(&mut made.buffers);
-            outputs.header_edits.append(&mut made.header_edits);
-            outputs.schemas = plan.schemas.snapshot();
-            if let Err(outcome) = decided {
-                return Decided { outputs, letters, outcome };
+            let mut decided = self.step(index, outputs);
+            letters.append(&mut decided.letters);
+            outputs = decided.outputs;
+            if decided.outcome != Outcome::Done {
+                return Decided { outputs, letters, outcome: decided.outcome };
             }
         }
         Decided { outputs, letters, outcome: Outcome::Done }
+    }
+
+    /// What plugin `index` of the route alone makes of what is left after those before it. Panics where there is none.
+    pub fn step(&mut self, index: usize, mut outputs: Outputs) -> Decided {
+        let plan = self.plan.clone();
+        let rows: Vec<u32> = (0..outputs.list.len() as u32).collect();
+        let mut made = Made::default();
+        let mut search = Search { step: &plan.steps[index], link: &mut self.links[index], before: &outputs, began: None };
+        let outcome = search.decide(&rows, &mut made).err().unwrap_or(Outcome::Done);
+        outputs.list = made.list;
+        outputs.buffers.append(&mut made.buffers);
+        outputs.header_edits.append(&mut made.header_edits);
+        outputs.schemas = plan.schemas.snapshot();
+        Decided { outputs, letters: made.letters, outcome }
     }
 
     /// A partition left: what plugins remember of it goes too.
