@@ -218,6 +218,11 @@ impl DeadLetters {
         self.give_up(&piece.token, &piece.outputs.batch, &letters)
     }
 
+    /// The outputs that the sink of the dead letters would get for records of a batch; `None`: there is no such sink.
+    pub fn preview(&self, batch: &Arc<Batch>, letters: &[Letter]) -> Option<Outputs> {
+        self.place.as_ref().map(|place| self.outputs(place, batch, letters))
+    }
+
     fn refusal(&self, batch: &Batch, letter: &Letter) -> String {
         format!(
             "record {}/{} offset {}: {} ({}, by {:?}); a bad record stops the route where it has no place for dead letters: \

@@ -58,6 +58,17 @@ pub fn form(sink: &Sink) -> Form {
     }
 }
 
+/// Ledgers of other names in the sink's tables that hold partitions of a route's topics, as warnings for the user.
+///
+/// # Errors
+/// Where a ledger cannot be read.
+pub async fn other_ledgers(sink: &Sink, group: &str, name: &str, is_ours: &(dyn Fn(&str) -> bool + Sync)) -> Result<Vec<String>, String> {
+    match sink {
+        Sink::Delta(config) => delta::other_ledgers(config, group, name, is_ours).await.map_err(|error| error.to_string()),
+        Sink::Null(_) | Sink::Stdout(_) | Sink::File(_) | Sink::Http(_) | Sink::Kafka(_) => Ok(Vec::new()),
+    }
+}
+
 /// Looks whether the sink's place is there and usable; writes no record.
 ///
 /// # Errors

@@ -13,9 +13,10 @@ pub mod kafka;
 mod kind;
 pub mod line;
 pub mod null;
+pub mod preview;
 pub mod stdout;
 
-pub use kind::{Positions, destinations, form, ledger_positions, probe, run};
+pub use kind::{Positions, destinations, form, ledger_positions, other_ledgers, probe, run};
 
 use std::sync::Arc;
 

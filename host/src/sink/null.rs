@@ -6,9 +6,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::line::Lines;
+use super::preview::Preview;
 use super::{Inbox, Message, Sink, SinkError, Surroundings, Uses, give_up};
 use crate::config::Fault;
-use crate::dead::Class;
+use crate::dead::{Class, Letter};
+use crate::output::View;
 
 /// `[sink.NAME.null]`: forgets what it gets; for trying out and for measuring.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
@@ -53,6 +55,20 @@ impl Null {
     pub fn new(config: &Config, surroundings: Surroundings) -> Self {
         Null { render: config.render, surroundings }
     }
+
+    /// Makes of an output what the sink makes of it.
+    fn render(&self, view: View<'_>, line: &mut Vec<u8>) -> Result<(), (u32, Letter)> {
+        if self.render == Render::None {
+            return Ok(());
+        }
+        let written = Lines::default().write(view, line);
+        written.map_err(|message| self.surroundings.letter(view, Class::Decode, "json", message))
+    }
+
+    /// See [`Preview`].
+    pub fn preview(&self, view: View<'_>) -> Preview {
+        self.render(view, &mut Vec::new()).map_or_else(|(_, letter)| Preview::GivenUp(letter), |()| Preview::Forgotten)
+    }
 }
 
 impl Sink for Null {
@@ -64,9 +80,9 @@ impl Sink for Null {
             if self.render == Render::Json {
                 for view in piece.iter() {
                     line.clear();
-                    match Lines::default().write(view, &mut line) {
+                    match self.render(view, &mut line) {
                         Ok(()) => _ = self.surroundings.metrics.bytes.inc_by(line.len() as u64),
-                        Err(message) => letters.push(self.surroundings.letter(view, Class::Decode, "json", message)),
+                        Err(letter) => letters.push(letter),
                     }
                 }
             }

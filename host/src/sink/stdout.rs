@@ -8,9 +8,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::line::Lines;
+use super::preview::Preview;
 use super::{Inbox, Message, Piece, Sink, SinkError, Surroundings, Uses, give_up};
 use crate::config::Fault;
 use crate::dead::Class;
+use crate::output::View;
 use crate::value::JsonOptions;
 
 /// Lines are handed over when they are so many bytes, or when nothing more waits.
@@ -58,6 +60,15 @@ impl<W> Stdout<W> {
     pub fn to(writer: W, config: &Config, surroundings: Surroundings) -> Self {
         let lines = Lines { envelope: config.envelope, json: config.json };
         Stdout { lines, writer, surroundings }
+    }
+
+    /// See [`Preview`].
+    pub fn preview(&self, view: View<'_>) -> Preview {
+        let mut line = Vec::new();
+        match self.lines.write(view, &mut line) {
+            Ok(()) => Preview::Line { path: None, line: line.trim_ascii_end().to_vec() },
+            Err(message) => Preview::GivenUp(self.surroundings.letter(view, Class::Decode, "json", message).1),
+        }
     }
 }
 

@@ -39,6 +39,16 @@ impl Ledger {
         format!("{}{topic}/{partition}", self.prefix)
     }
 
+    /// The name of the ledger that an application id belongs to, and its topic; `None`: it is ours, or none of a router.
+    pub fn other<'a>(&self, app_id: &'a str) -> Option<(&'a str, &'a str)> {
+        if app_id.starts_with(&self.prefix) {
+            return None;
+        }
+        let (rest, partition) = app_id.rsplit_once('/')?;
+        partition.parse::<u32>().ok()?;
+        rest.rsplit_once('/')
+    }
+
     /// The partition of an application id; `None`: it belongs to another ledger, or to another application.
     pub fn partition(&self, app_id: &str) -> Option<TopicPartition> {
         let (topic, partition) = app_id.strip_prefix(&self.prefix)?.rsplit_once('/')?;
@@ -111,6 +121,9 @@ mod tests {
     #[test]
     fn other_ledgers_are_not_ours() {
         let ledger = Ledger::new(None, "group", "lake");
+        assert_eq!(ledger.other("old-group/lake/orders/3"), Some(("old-group/lake", "orders")));
+        assert_eq!(ledger.other("group/lake/orders/3"), None);
+        assert_eq!(ledger.other("spark-stream"), None);
         for other in
             ["group/lake2/orders/0", "spark-stream", "group/lake/orders", "group/lake/a/b/0", "group/lake/orders/-1", "group/lake//1"]
         {

@@ -19,7 +19,8 @@ pub mod table;
 pub mod writer;
 
 pub use config::Config;
-pub use read::{ledger_positions, probe, read_table, row_count};
+pub use read::{ledger_positions, other_ledgers, probe, read_table, row_count};
+pub use writer::Previewer;
 
 use settings::Settings;
 

@@ -2,6 +2,7 @@
 //!
 //! Invariant: nothing here writes to a table.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::sync::Arc;
 
@@ -19,6 +20,7 @@ use super::config::Config;
 use super::files::local_path;
 use super::ledger::Ledger;
 use super::settings::{Place, Settings, place_url};
+use super::survey::open_all;
 use super::table::{Table, TableError, chain, log_store};
 
 /// How many rows a table has, from its log alone.
@@ -105,8 +107,42 @@ pub async fn ledger_positions(config: &Config, group: &str, sink: &str) -> Resul
     Ok(positions)
 }
 
+/// Ledgers of other names that hold partitions of topics that are ours, as warnings: a sink whose name or group was changed takes
+/// the same records a second time.
+///
+/// # Errors
+/// Where a table's log cannot be read.
+pub async fn other_ledgers(
+    config: &Config,
+    group: &str,
+    sink: &str,
+    is_ours: &(dyn Fn(&str) -> bool + Sync),
+) -> Result<Vec<String>, TableError> {
+    let settings = Settings::new(config).map_err(TableError::Refused)?;
+    let ledger = Ledger::new(settings.ledger.as_deref(), group, sink);
+    let tables: Vec<Table> = match &settings.place {
+        Place::One(url) => open_quietly(log_store(url)?).await?.into_iter().collect(),
+        Place::Below { root, tables_max } => open_all(&settings.place, root, *tables_max).await?,
+    };
+    let mut warnings = Vec::new();
+    for table in tables {
+        let mut others: BTreeMap<&str, usize> = BTreeMap::new();
+        let found = table.positions.keys().filter_map(|app_id| ledger.other(app_id)).filter(|(_, topic)| is_ours(topic));
+        found.for_each(|(name, _)| *others.entry(name).or_default() += 1);
+        let url = table.store().root_url();
+        let place = local_path(url, "").map_or_else(|| url.to_string(), |path| path.display().to_string());
+        warnings.extend(others.into_iter().map(|(name, partitions)| {
+            format!(
+                "table {place} has {partitions} partition(s) of this route in a ledger called {name:?}, which is not this sink's: their rows \
+                 would be written a second time; if the sink or its group was renamed, set ledger = {name:?}"
+            )
+        }));
+    }
+    Ok(warnings)
+}
+
 /// Opens a table; a folder that is not there holds none.
-async fn open_quietly(store: LogStoreRef) -> Result<Option<Table>, TableError> {
+pub(super) async fn open_quietly(store: LogStoreRef) -> Result<Option<Table>, TableError> {
     if local_path(store.root_url(), "").is_some_and(|folder| !folder.exists()) {
         return Ok(None);
     }

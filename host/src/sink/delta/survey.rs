@@ -33,7 +33,11 @@ pub async fn survey(place: &Place, metrics: &SinkMetrics) -> Vec<Table> {
     }
 }
 
-async fn open_all(place: &Place, root: &Url, tables_max: usize) -> Result<Vec<Table>, TableError> {
+/// The tables below the root, opened.
+///
+/// # Errors
+/// Where one of them cannot be read.
+pub async fn open_all(place: &Place, root: &Url, tables_max: usize) -> Result<Vec<Table>, TableError> {
     let Some(folder) = local_path(root, "") else { return Ok(Vec::new()) };
     let names = tokio::task::spawn_blocking(move || names_below(&folder, tables_max))
         .await

@@ -3,8 +3,12 @@
 //! Invariant: a token waits with its rows, then in the flush, and is settled only when every table commit of its flush has landed.
 //! What the ledger of a table covers is never gathered. Dead letters have no ledger: after a crash one may be there twice.
 
+mod preview;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+
+pub use preview::Previewer;
 
 use arrow::datatypes::Field;
 use deltalake::kernel::Version;

@@ -15,9 +15,11 @@ use tokio::time::Instant;
 use self::files::{Files, Rotation};
 use super::backoff::Backoff;
 use super::line::Lines;
+use super::preview::Preview;
 use super::{Heard, Inbox, Message, Piece, Sink, SinkError, Surroundings, Uses, give_up};
 use crate::config::{ByteSize, DurationText, Fault, FilePath};
-use crate::dead::Class;
+use crate::dead::{Class, Letter};
+use crate::output::View;
 use crate::value::JsonOptions;
 
 const DESTINATION: &str = "${destination}";
@@ -104,13 +106,10 @@ pub async fn probe(config: &Config) -> Result<(), String> {
     let fixed: PathBuf = config.path.components().take_while(|part| !part.as_os_str().to_string_lossy().contains(DESTINATION)).collect();
     let folder = if config.takes_destination() { Some(fixed.as_path()) } else { config.path.parent() };
     let folder = folder.filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let written = tokio::fs::create_dir_all(folder).await;
-    let trial = folder.join(format!(".anabranch-{}", std::process::id()));
-    let written = match written {
-        Ok(()) => tokio::fs::write(&trial, b"").await,
-        Err(error) => Err(error),
-    };
-    written.map_err(|error| format!("{} takes no files: {error}", folder.display()))?;
+    // Folders that are not there yet are made by the first record; until then the nearest one that is there answers for them.
+    let folder = folder.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("."));
+    let trial = folder.join(format!(".anabranch-check-{}", uuid::Uuid::new_v4()));
+    tokio::fs::write(&trial, b"").await.map_err(|error| format!("{} takes no files: {error}", folder.display()))?;
     tokio::fs::remove_file(&trial).await.map_err(|error| format!("{}: {error}", trial.display()))
 }
 
@@ -202,6 +201,23 @@ impl Sink for FileSink {
 }
 
 impl FileSink {
+    /// Appends the line of an output and says into which file it belongs.
+    fn render(&self, view: View<'_>, line: &mut Vec<u8>) -> Result<PathBuf, (u32, Letter)> {
+        let letter = |class, code, message| self.surroundings.letter(view, class, code, message);
+        let place = self.place(view.destination()).map_err(|message| letter(Class::DestinationInvalid, "destination", message))?;
+        self.lines.write(view, line).map_err(|message| letter(Class::Decode, "json", message))?;
+        Ok(place)
+    }
+
+    /// See [`Preview`].
+    pub fn preview(&self, view: View<'_>) -> Preview {
+        let mut line = Vec::new();
+        match self.render(view, &mut line) {
+            Ok(place) => Preview::Line { path: Some(place), line: line.trim_ascii_end().to_vec() },
+            Err((_, letter)) => Preview::GivenUp(letter),
+        }
+    }
+
     fn take(&self, message: Message, held: &mut Held) {
         let piece = match message {
             Message::Piece(piece) => piece,
@@ -214,18 +230,14 @@ impl FileSink {
         let mut letters = Vec::new();
         let mut line = Vec::new();
         for view in piece.iter() {
-            let place = match self.place(view.destination()) {
+            line.clear();
+            let place = match self.render(view, &mut line) {
                 Ok(place) => place,
-                Err(message) => {
-                    letters.push(self.surroundings.letter(view, Class::DestinationInvalid, "destination", message));
+                Err(letter) => {
+                    letters.push(letter);
                     continue;
                 }
             };
-            line.clear();
-            if let Err(message) = self.lines.write(view, &mut line) {
-                letters.push(self.surroundings.letter(view, Class::Decode, "json", message));
-                continue;
-            }
             held.buffers.entry(place).or_default().extend_from_slice(&line);
             held.bytes += line.len();
             held.outputs += 1;
@@ -407,6 +419,7 @@ mod tests {
         let config = |path: &str| toml::from_str::<Config>(&format!("path = {:?}", folder.path().join(path))).unwrap();
         assert_eq!(probe(&config("new/out.jsonl")).await, Ok(()));
         assert_eq!(probe(&config("new/${destination}/out.jsonl")).await, Ok(()));
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "a probe leaves nothing behind");
         assert!(probe(&config("file/out.jsonl")).await.unwrap_err().contains("takes no files"));
     }
 }

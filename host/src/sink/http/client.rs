@@ -125,7 +125,8 @@ fn redirects() -> Policy {
     })
 }
 
-fn headers(config: &Config) -> Result<HeaderMap, String> {
+/// Headers that the client adds to every request; those with secrets are marked sensitive.
+pub(super) fn headers(config: &Config) -> Result<HeaderMap, String> {
     let mut headers = HeaderMap::new();
     for (name, text) in &config.headers {
         let (key, mut value) = (header_name(name)?, header_value(name, text.expose())?);

@@ -8,6 +8,7 @@ mod config;
 mod lanes;
 mod location;
 mod pace;
+mod preview;
 mod request;
 #[cfg(test)]
 mod tests;
@@ -22,6 +23,8 @@ use tokio::time::Instant;
 
 pub use self::client::probe;
 pub use self::config::{Batch, Body, Config, Form, Method, Order, RecordKeys, Retry, Text, Tombstone, UrlPattern};
+pub use self::preview::Previewer;
+
 use self::lanes::{Bounds, Lanes, Waiting};
 use self::request::{Ended, Held, Item, Requests};
 use super::{Heard, Inbox, Message, Piece, Sink, SinkError, Surroundings, Uses, give_up};

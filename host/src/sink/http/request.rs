@@ -120,10 +120,11 @@ pub struct Requests {
     pub(super) surroundings: Surroundings,
 }
 
-struct Rendered {
-    url: Url,
-    headers: HeaderMap,
-    body: Bytes,
+/// A request that is ready to be sent, without what the client adds to all of them.
+pub(super) struct Rendered {
+    pub(super) url: Url,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Bytes,
 }
 
 enum Verdict {
@@ -202,7 +203,7 @@ impl Requests {
     }
 
     /// The request for these records. Those that cannot be rendered end here; `None` where none is left.
-    fn render(&self, items: &mut Vec<Item>, ended: &mut Vec<Ended>) -> Option<Rendered> {
+    pub(super) fn render(&self, items: &mut Vec<Item>, ended: &mut Vec<Ended>) -> Option<Rendered> {
         let mut body = Vec::new();
         if self.shape == Shape::Array {
             body.push(b'[');

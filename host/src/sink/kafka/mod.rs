@@ -18,6 +18,7 @@ use rdkafka::producer::{BaseRecord, Producer as _};
 
 pub use self::config::{Compression, Config, Partition, Payload};
 use self::producer::{Producer, Report, Reports, mark};
+use super::preview::Preview;
 use super::{Inbox, Message, Piece, Sink, SinkError, Surroundings, Uses, give_up};
 use crate::batch::PREFIX_LEN;
 use crate::config::check_topic;
@@ -48,7 +49,8 @@ pub async fn probe(config: &Config) -> Result<(), String> {
     let asked = tokio::task::spawn_blocking(move || {
         let mut answer = Err(KafkaError::MetadataFetch(RDKafkaErrorCode::OperationTimedOut));
         for _ in 0..PROBES_MAX {
-            answer = producer.client().fetch_metadata(topic.as_deref(), PROBE_TIMEOUT);
+            // Of all topics: a producer that asks for one by its name has it created.
+            answer = producer.client().fetch_metadata(None, PROBE_TIMEOUT);
             // What the client heard meanwhile names the cause; a time-out alone does not.
             if let (Err(_), Some(trouble)) = (&answer, login.trouble()) {
                 return Err(trouble.text);
@@ -58,11 +60,10 @@ pub async fn probe(config: &Config) -> Result<(), String> {
             }
         }
         let metadata = answer.map_err(|error| error.to_string())?;
-        match metadata.topics().iter().find(|found| Some(found.name()) == topic.as_deref()) {
-            Some(found) if found.error().is_some() || found.partitions().is_empty() => {
-                Err(format!("there is no topic {:?}: create it", found.name()))
-            }
-            _ => Ok(()),
+        let Some(topic) = topic else { return Ok(()) };
+        match metadata.topics().iter().find(|found| found.name() == topic) {
+            Some(found) if found.error().is_none() && !found.partitions().is_empty() => Ok(()),
+            _ => Err(format!("there is no topic {topic:?}: create it")),
         }
     });
     asked.await.unwrap_or_else(|error| Err(error.to_string()))
@@ -79,6 +80,21 @@ impl Kafka {
     pub fn new(config: &Config, surroundings: Surroundings) -> Self {
         Kafka { config: config.clone(), surroundings }
     }
+
+    /// See [`Preview`].
+    pub fn preview(&self, view: View<'_>) -> Preview {
+        let mut text = Vec::new();
+        match ready(&self.config, view, &mut text) {
+            Err((class, code, message)) => Preview::GivenUp(self.surroundings.letter(view, class, code, message).1),
+            Ok(ready) => Preview::Record {
+                topic: ready.topic.to_owned(),
+                partition: ready.partition,
+                key: ready.key.map(<[u8]>::to_vec),
+                value: ready.value.map(<[u8]>::to_vec),
+                headers: header_list(view).into_iter().map(|(name, value)| (name, value.map(<[u8]>::to_vec))).collect(),
+            },
+        }
+    }
 }
 
 /// What becomes of a record that did not arrive.
@@ -92,9 +108,20 @@ enum Fate {
 
 /// Why a record was not handed over.
 enum Refusal {
-    GiveUp(Class, &'static str, String),
+    GiveUp(Unfit),
     Stop(String),
     Full,
+}
+
+/// Why a record is none for the topic: class, code and message of its dead letter.
+type Unfit = (Class, &'static str, String);
+
+/// A record as its topic gets it.
+struct Ready<'v> {
+    topic: &'v str,
+    partition: Option<i32>,
+    key: Option<&'v [u8]>,
+    value: Option<&'v [u8]>,
 }
 
 impl Sink for Kafka {
@@ -156,7 +183,7 @@ impl Line {
             loop {
                 match self.hand_over(view, number) {
                     Ok(bytes) => _ = self.sink.surroundings.metrics.bytes.inc_by(bytes),
-                    Err(Refusal::GiveUp(class, code, message)) => {
+                    Err(Refusal::GiveUp((class, code, message))) => {
                         letters.push(self.sink.surroundings.letter(view, class, code, message));
                     }
                     Err(Refusal::Stop(reason)) => return Err(self.environment(reason)),
@@ -187,22 +214,13 @@ impl Line {
 
     /// Hands a record to the producer; bytes of key and value.
     fn hand_over(&mut self, view: View<'_>, number: u32) -> Result<u64, Refusal> {
-        let config = &self.sink.config;
-        let Some(topic) = view.destination().or(config.topic.as_deref()) else {
-            let message = "the record has no destination, and the sink no `topic`".to_owned();
-            return Err(Refusal::GiveUp(Class::DestinationInvalid, "destination", message));
-        };
-        if let Some(fault) = view.destination().and_then(|topic| check_topic("topic", topic)) {
-            return Err(Refusal::GiveUp(Class::DestinationInvalid, "destination", format!("{}: {}", fault.wrong, fault.remedy)));
-        }
         self.text.clear();
-        let value = value(config, view, &mut self.text)?;
-        let key = view.input_key_bytes().or_else(|| view.key().map(|key| key.bytes));
+        let Ready { topic, partition, key, value } = ready(&self.sink.config, view, &mut self.text).map_err(Refusal::GiveUp)?;
         let bytes = value.map_or(0, <[u8]>::len) + key.map_or(0, <[u8]>::len);
         let mut record = BaseRecord::<[u8], [u8], usize>::with_opaque_to(topic, mark(number, view.index as u32));
         record.payload = value;
         record.key = key;
-        record.partition = (config.partition == Partition::Same).then(|| view.partition());
+        record.partition = partition;
         record.timestamp = (view.timestamp() >= 0).then(|| view.timestamp());
         record.headers = headers(view);
         match self.producer.send(record) {
@@ -210,7 +228,7 @@ impl Line {
             Err((error, _)) => match error.rdkafka_error_code() {
                 Some(RDKafkaErrorCode::QueueFull) => Err(Refusal::Full),
                 Some(code) => match self.fate(view, code, &error) {
-                    Fate::GiveUp(class, message) => Err(Refusal::GiveUp(class, "kafka", message)),
+                    Fate::GiveUp(class, message) => Err(Refusal::GiveUp((class, "kafka", message))),
                     Fate::Stop(reason) => Err(Refusal::Stop(reason)),
                     Fate::Rewind => Err(Refusal::Stop(format!("the producer takes no records: {error}"))),
                 },
@@ -326,11 +344,24 @@ impl Line {
     }
 }
 
+/// The record as its topic gets it; `text` holds what is written for it.
+fn ready<'v>(config: &'v Config, view: View<'v>, text: &'v mut Vec<u8>) -> Result<Ready<'v>, Unfit> {
+    let unfit = |message| (Class::DestinationInvalid, "destination", message);
+    let topic = view.destination().or(config.topic.as_deref());
+    let topic = topic.ok_or_else(|| unfit("the record has no destination, and the sink no `topic`".to_owned()))?;
+    if let Some(fault) = view.destination().and_then(|topic| check_topic("topic", topic)) {
+        return Err(unfit(format!("{}: {}", fault.wrong, fault.remedy)));
+    }
+    let partition = (config.partition == Partition::Same).then(|| view.partition());
+    let key = view.input_key_bytes().or_else(|| view.key().map(|key| key.bytes));
+    Ok(Ready { topic, partition, key, value: value(config, view, text)? })
+}
+
 /// The value as the topic gets it; `None`: a tombstone.
-fn value<'v>(config: &Config, view: View<'v>, text: &'v mut Vec<u8>) -> Result<Option<&'v [u8]>, Refusal> {
+fn value<'v>(config: &Config, view: View<'v>, text: &'v mut Vec<u8>) -> Result<Option<&'v [u8]>, Unfit> {
     let Some(value) = view.value() else { return Ok(None) };
     if config.value == Payload::Json {
-        write_json(value, &config.json, text).map_err(|error| Refusal::GiveUp(Class::Decode, "json", error.to_string()))?;
+        write_json(value, &config.json, text).map_err(|error| (Class::Decode, "json", error.to_string()))?;
         return Ok(Some(text));
     }
     if let Some(bytes) = view.input_value_bytes() {
@@ -343,7 +374,7 @@ fn value<'v>(config: &Config, view: View<'v>, text: &'v mut Vec<u8>) -> Result<O
     // Avro that nobody can look up is of no use to a reader.
     let Some(id) = view.schema(view.value_schema()).and_then(|entry| entry.id) else {
         let message = "a plugin made the value, and its schema is not in the registry: set value = \"json\" in the sink".to_owned();
-        return Err(Refusal::GiveUp(Class::SinkPermanent, "schema", message));
+        return Err((Class::SinkPermanent, "schema", message));
     };
     text.reserve(PREFIX_LEN + value.bytes.len());
     text.push(0);
@@ -353,15 +384,18 @@ fn value<'v>(config: &Config, view: View<'v>, text: &'v mut Vec<u8>) -> Result<O
 }
 
 fn headers(view: View<'_>) -> Option<OwnedHeaders> {
-    let list = view.headers();
+    let list = header_list(view);
     if list.is_empty() {
         return None;
     }
     let mut headers = OwnedHeaders::new_with_capacity(list.len());
     for (name, value) in list {
-        // Names come from librdkafka, which has them as C strings too.
-        let key = &String::from_utf8_lossy(name).replace('\0', "");
-        headers = headers.insert(Header { key, value });
+        headers = headers.insert(Header { key: &name, value });
     }
     Some(headers)
+}
+
+fn header_list(view: View<'_>) -> Vec<(String, Option<&[u8]>)> {
+    // Names come from librdkafka, which has them as C strings too.
+    view.headers().into_iter().map(|(name, value)| (String::from_utf8_lossy(name).replace('\0', ""), value)).collect()
 }
