@@ -36,5 +36,5 @@ demo: ## see the router at work; RECORDS=n ends by itself, DIR=folder keeps the 
 	@tests/setup.sh demo
 	@plugins/build.sh
 	@echo "demo: building the router (dependencies are compiled once)"
-	@cargo build --quiet --workspace --bins
+	@cargo build --quiet --workspace --bin anabranch
 	@"$(CARGO_TARGET_DIR)/debug/anabranch" demo $(if $(RECORDS),--records $(RECORDS)) $(if $(DIR),--dir $(DIR))

@@ -29,7 +29,7 @@ tests() {
 step "plugins" plugins/build.sh
 step "lint" tests/lint.sh
 # Of the whole workspace, as the tests are: features are the same then, and no dependency is compiled twice.
-step "the router" cargo build --workspace --bins
+step "the router" cargo build --workspace --bin anabranch
 begun=$SECONDS
 tests
 status=$?
