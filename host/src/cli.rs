@@ -18,7 +18,7 @@ use crate::observe::Metrics;
 use crate::observe::listen::Listener;
 use crate::plugin::Engine;
 use crate::stop::{Stop, StopReason};
-use crate::{connect, run};
+use crate::{connect, run, tryout};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -77,8 +77,17 @@ enum Command {
         #[arg(long)]
         route: Option<String>,
         /// How many records
-        #[arg(long, default_value_t = 10, value_name = "N")]
+        #[arg(long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=tryout::RECORDS_MAX))]
         records: u64,
+        /// Which records: newest, earliest, latest (those that come from now on), a time (2026-01-31T12:00:00Z), or TOPIC/PARTITION:OFFSET, several with commas
+        #[arg(long, default_value = "newest", value_name = "PLACE")]
+        from: tryout::From,
+        /// Show long values whole
+        #[arg(long)]
+        full: bool,
+        /// Print a line of JSON for each record
+        #[arg(long)]
+        json: bool,
     },
     /// Shows the router at work on a stream of orders that it makes itself: nothing has to be set up
     Demo(demo::Options),
@@ -98,8 +107,14 @@ pub struct RunOptions {
 pub struct TryOptions {
     /// The route, a key of `Config::routes`.
     pub route: Name,
-    /// How many records to show.
+    /// How many records to show, at most [`tryout::RECORDS_MAX`].
     pub records: u64,
+    /// Which records.
+    pub from: tryout::From,
+    /// Whether long values are shown whole.
+    pub full: bool,
+    /// Whether each record is a line of JSON.
+    pub json: bool,
 }
 
 /// Why a command ends without having done its work; the variant is the exit code.
@@ -162,10 +177,11 @@ impl Arguments {
                 run_routes(config, &RunOptions { until_end: *until_end })
             }
             Command::Check { file, connect } => self.check(file, *connect),
-            Command::Try { file, route, records } => {
-                let config = self.load(file)?;
+            Command::Try { file, route, records, from, full, json } => {
+                let (config, _) = self.load_quietly(file, "warn")?;
                 let route = chosen_route(&config, route.as_deref())?;
-                try_out(config, TryOptions { route, records: *records })
+                let options = TryOptions { route, records: *records, from: from.clone(), full: *full, json: *json };
+                runtime()?.block_on(tryout::run(config, options))
             }
             // It logs to a file of its own.
             Command::Demo(options) => run_demo(options.clone()),
@@ -185,15 +201,22 @@ impl Arguments {
         Ok(loaded.config)
     }
 
-    fn check(&self, file: &Path, connect: bool) -> Result<(), Failure> {
+    /// The same for commands that say themselves what they do: `level` is logged, whatever the configuration says.
+    fn load_quietly(&self, file: &Path, level: &str) -> Result<(Config, Report), Failure> {
         let loaded = config::load(file)?;
-        self.start_logging(&Log { level: "warn".into(), ..loaded.config.log.clone() })?;
+        self.start_logging(&Log { level: level.into(), ..loaded.config.log.clone() })?;
         let report = with_plugin_problems(&loaded.config, loaded.report)?;
         show(&report);
+        Ok((loaded.config, report))
+    }
+
+    fn check(&self, file: &Path, connect: bool) -> Result<(), Failure> {
+        // What does not answer is told once, as an error, not as a log line too.
+        let (config, report) = self.load_quietly(file, if connect { "error" } else { "warn" })?;
         if connect {
-            contact(&loaded.config)?;
+            contact(&config)?;
         }
-        print(&format!("{}: {}\n{}", file.display(), summary(&report), overview(&loaded.config)))
+        print(&format!("{}: {}\n{}", file.display(), summary(&report), overview(&config)))
     }
 
     /// Logs to the standard error output from now on.
@@ -208,8 +231,11 @@ impl Arguments {
         };
         let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
         let registry = tracing_subscriber::registry().with(filter);
-        let started =
-            if is_json { registry.with(lines.json()).try_init() } else { registry.with(lines.with_ansi(is_colourful())).try_init() };
+        let started = if is_json {
+            registry.with(lines.json()).try_init()
+        } else {
+            registry.with(lines.with_ansi(is_colourful(std::io::stderr().is_terminal()))).try_init()
+        };
         started.map_err(|error| Failure::Broken(error.to_string()))
     }
 }
@@ -238,8 +264,11 @@ fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
 /// Contacts brokers, registries and sinks: what does not answer is told, all of it.
 fn contact(config: &Config) -> Result<(), Failure> {
     let config = config.clone();
-    let problems = runtime()?.block_on(connect::all(&config));
-    if problems.is_empty() { Ok(()) } else { Err(Failure::Environment(problems.join("\nerror: "))) }
+    let found = runtime()?.block_on(connect::all(&config));
+    for warning in &found.warnings {
+        eprintln!("warning: {warning}");
+    }
+    if found.problems.is_empty() { Ok(()) } else { Err(Failure::Environment(found.problems.join("\nerror: "))) }
 }
 
 fn run_routes(config: Config, options: &RunOptions) -> Result<(), Failure> {
@@ -290,10 +319,6 @@ pub fn stop_on_signals(stop: &Stop) -> Result<(), Failure> {
     Ok(())
 }
 
-fn try_out(_config: Config, _options: TryOptions) -> Result<(), Failure> {
-    Err(Failure::Broken("`anabranch try` is not built yet".into()))
-}
-
 fn run_demo(options: demo::Options) -> Result<(), Failure> {
     match runtime()?.block_on(demo::run(options)) {
         Ok(true) => Ok(()),
@@ -340,14 +365,15 @@ fn overview(config: &Config) -> String {
 }
 
 fn show(report: &Report) {
-    eprint!("{}", report.render(is_colourful()));
+    eprint!("{}", report.render(is_colourful(std::io::stderr().is_terminal())));
     if report.has_errors() {
         eprintln!("\n{}", report.summary());
     }
 }
 
-fn is_colourful() -> bool {
-    std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+/// Whether a stream gets colours: only terminals do, and not where `NO_COLOR` is set (<https://no-color.org>).
+pub fn is_colourful(is_terminal: bool) -> bool {
+    is_terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 /// To the standard output; a reader that has gone away (`| head`) is no mistake.

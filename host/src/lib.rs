@@ -21,5 +21,6 @@ pub mod schemas;
 pub mod sink;
 pub mod source;
 pub mod stop;
+pub mod tryout;
 pub mod value;
 pub mod worker;

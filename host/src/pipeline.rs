@@ -100,7 +100,7 @@ impl Pipeline {
         outboxes.extend(to.iter().cloned());
 
         // Workers: decode, plugins, route.
-        let formats = Formats { key: key_format(route.key), value: value_format(route.value) };
+        let formats = formats(&route);
         let (senders, inboxes): (Vec<_>, Vec<_>) = (0..route.workers.max(1)).map(|_| mpsc::channel()).unzip();
         let resolver = Resolver::new(schemas.clone(), registry, senders.clone(), route.unknown_schema_wait.get(), stop.clone());
         let router = Router { sinks: to, dead: dead.clone(), metrics: counters.clone() };
@@ -193,6 +193,11 @@ fn failure(ended: Result<Result<(), SinkError>, tokio::task::JoinError>) -> Opti
         Ok(Err(error @ SinkError::Environment { .. })) => Some(StopReason::Environment(error.to_string())),
         Err(error) => Some(StopReason::Broken(format!("a sink ended by a panic: {error}"))),
     }
+}
+
+/// How keys and values of a route are to be read.
+pub fn formats(route: &Route) -> Formats {
+    Formats { key: key_format(route.key), value: value_format(route.value) }
 }
 
 fn key_format(format: KeyFormat) -> Format {

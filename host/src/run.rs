@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tokio::task::JoinSet;
 
 use crate::ack::tracker::Counts;
-use crate::config::{Config, Name, Problem};
+use crate::config::{Config, Name, Problem, Route};
 use crate::decode::Ask;
 use crate::observe::Metrics;
 use crate::pipeline::Pipeline;
@@ -60,6 +60,23 @@ pub fn plan(engine: &Engine, config: &Config, metrics: Option<&Metrics>) -> Resu
     if problems.is_empty() { Ok(chains) } else { Err(problems) }
 }
 
+/// A registry as a route asks it.
+fn asker(registry: &Registry, route: &Route, plugins: &ChainPlan) -> Arc<Asker> {
+    let topics = route.topics.clone();
+    let is_ours: IsOurs = Arc::new(move |topic| topics.contains(topic));
+    Arc::new(Asker::new(registry.clone(), plugins.wants_versions().then_some(is_ours)))
+}
+
+/// The registry of one route, as it asks it; `None`: it has none.
+///
+/// # Errors
+/// Where its certificates cannot be read, in words for the user.
+pub fn registry_of(config: &Config, route: &Route, plugins: &ChainPlan, metrics: &Metrics) -> Result<Option<Arc<Asker>>, String> {
+    let Some(name) = &route.registry else { return Ok(None) };
+    let registry = Registry::new(name.as_str(), &config.registries[name], metrics.clone())?;
+    Ok(Some(asker(&registry, route, plugins)))
+}
+
 /// Runs all routes until each has ended, or `stop` is asked. Call it inside a tokio runtime of several threads.
 ///
 /// # Errors
@@ -72,11 +89,7 @@ pub async fn run(config: Arc<Config>, chains: Chains, metrics: Metrics, stop: St
     let mut routes = JoinSet::new();
     for (name, plugins) in chains {
         let route = config.routes[&name].clone();
-        let registry = route.registry.as_ref().map(|registry| -> Arc<dyn Ask> {
-            let topics = route.topics.clone();
-            let is_ours: IsOurs = Arc::new(move |topic| topics.contains(topic));
-            Arc::new(Asker::new(registries[registry].clone(), plugins.wants_versions().then_some(is_ours)))
-        });
+        let registry = route.registry.as_ref().map(|registry| -> Arc<dyn Ask> { asker(&registries[registry], &route, &plugins) });
         let own = Stop::new();
         let pipeline =
             Pipeline { config: config.clone(), route, plugins, registry, metrics: metrics.clone(), stop: own.clone(), until_end };

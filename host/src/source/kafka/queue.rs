@@ -160,6 +160,11 @@ impl<'a> Record<'a> {
         topic_name(self.message)
     }
 
+    /// Number of the partition.
+    pub fn partition(&self) -> i32 {
+        self.message.partition
+    }
+
     /// Offset.
     pub fn offset(&self) -> i64 {
         self.message.offset

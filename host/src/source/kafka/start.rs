@@ -28,7 +28,7 @@ use crate::sink::{Outbox, Urgency};
 use crate::stop::{Stop, StopReason};
 
 /// How long the first answer of a broker may take.
-const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
+pub const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 const METADATA_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// All that reading a route's topics takes.
@@ -71,7 +71,7 @@ impl Reading {
         let route = self.rules.route.clone();
         let probe: BaseConsumer<Probe> = BaseConsumer::from_config_and_context(&self.client, Probe(self.login.clone()))
             .map_err(|error| StopReason::Configuration(format!("route {route:?}: {error}")))?;
-        let metadata = reach(&probe, &self.login, &self.stop)?;
+        let metadata = reach(&probe, &self.login, &self.stop, CONNECT_DEADLINE)?;
         let Some(metadata) = metadata else { return Ok(()) };
         let topics = find(&metadata, &self.topics).map_err(|text| environment(format!("route {route:?}: {text}")))?;
         let ends = if self.until_end { Some(self.ends(&probe, &metadata)?) } else { None };
@@ -139,7 +139,7 @@ impl Reading {
 }
 
 /// A client that only asks.
-struct Probe(Login);
+pub struct Probe(pub Login);
 
 impl rdkafka::client::ClientContext for Probe {
     const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
@@ -159,8 +159,11 @@ impl rdkafka::client::ClientContext for Probe {
 
 impl rdkafka::consumer::ConsumerContext for Probe {}
 
-/// Waits for the first answer. `None`: the route was stopped meanwhile.
-fn reach(probe: &BaseConsumer<Probe>, login: &Login, stop: &Stop) -> Result<Option<Metadata>, StopReason> {
+/// Waits for the first answer, so long at most. `None`: it was stopped meanwhile.
+///
+/// # Errors
+/// Where no broker answers, with cause and remedy.
+pub fn reach(probe: &BaseConsumer<Probe>, login: &Login, stop: &Stop, patience: Duration) -> Result<Option<Metadata>, StopReason> {
     let began = Instant::now();
     loop {
         if stop.is_stopped() {
@@ -178,7 +181,7 @@ fn reach(probe: &BaseConsumer<Probe>, login: &Login, stop: &Stop) -> Result<Opti
             login.error(&error, "");
         }
         let trouble = login.trouble();
-        if trouble.as_ref().is_some_and(|trouble| trouble.lasting) || began.elapsed() >= CONNECT_DEADLINE {
+        if trouble.as_ref().is_some_and(|trouble| trouble.lasting) || began.elapsed() >= patience {
             return Err(StopReason::Environment(
                 trouble.map_or_else(|| "no broker answers: check `brokers`".to_owned(), |trouble| trouble.text),
             ));
@@ -187,7 +190,10 @@ fn reach(probe: &BaseConsumer<Probe>, login: &Login, stop: &Stop) -> Result<Opti
 }
 
 /// What to subscribe to.
-fn find(metadata: &Metadata, topics: &Topics) -> Result<Vec<String>, String> {
+///
+/// # Errors
+/// Names a topic that is not there.
+pub fn find(metadata: &Metadata, topics: &Topics) -> Result<Vec<String>, String> {
     match topics {
         Topics::Regex(pattern) => {
             if !metadata.topics().iter().any(|topic| topics.contains(topic.name())) {
