@@ -188,7 +188,7 @@ orders/1 offset 1  2025-11-24 16:00:03.000Z  delivered
            key o-4
            value {"id":"o-4","country":"DE","total":40.0}  (avro, schema 1, 20 bytes)
 
-2 records tried: 1 to copy, 1 to lake, 1 to live, 1 only dead letters; nothing was written, nothing committed
+2 records tried: 1 to copy, 1 to lake, 1 to live, 1 dead letter; nothing was written, nothing committed
 "#;
     assert_eq!(shown, expected);
     assert!(!out.contains("very-secret") && !said.contains("very-secret"));

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use crate::cli::{Failure, TryOptions, is_colourful};
-use crate::config::Config;
+use crate::config::{Action, Config};
 use crate::decode::Ask;
 use crate::observe::Metrics;
 use crate::pipeline;
@@ -114,6 +114,7 @@ pub async fn run(config: Config, options: TryOptions) -> Result<(), Failure> {
 struct Tally {
     records: u64,
     sinks: BTreeMap<String, u64>,
+    dead_letters: usize,
     outcomes: BTreeMap<&'static str, u64>,
 }
 
@@ -125,10 +126,11 @@ impl Tally {
                 *self.sinks.entry(delivery.sink.clone()).or_default() += 1;
             }
         }
+        // Each sink that gives a record up makes one of its own.
+        self.dead_letters += report.dead_letters.iter().filter(|letter| letter.action == Action::DeadLetter).count();
         let name = match report.outcome {
-            Outcome::Delivered => return,
+            Outcome::Delivered | Outcome::DeadLetter => return,
             Outcome::Filtered => "filtered",
-            Outcome::DeadLetter => "only dead letters",
             Outcome::Dropped => "dropped",
             Outcome::Stops => "would stop the route",
         };
@@ -137,7 +139,12 @@ impl Tally {
 
     fn text(&self) -> String {
         let to = self.sinks.iter().map(|(sink, count)| format!("{count} to {sink}"));
-        let parts: Vec<String> = to.chain(self.outcomes.iter().map(|(name, count)| format!("{count} {name}"))).collect();
+        let mut parts: Vec<String> = to.chain(self.outcomes.iter().map(|(name, count)| format!("{count} {name}"))).collect();
+        match self.dead_letters {
+            0 => (),
+            1 => parts.push("1 dead letter".to_owned()),
+            more => parts.push(format!("{more} dead letters")),
+        }
         let parts = if parts.is_empty() { String::new() } else { format!(": {}", parts.join(", ")) };
         let records = if self.records == 1 { "1 record".to_owned() } else { format!("{} records", self.records) };
         format!("{records} tried{parts}; nothing was written, nothing committed\n")
