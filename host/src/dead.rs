@@ -11,7 +11,8 @@ use tokio::sync::oneshot;
 
 use crate::ack::Token;
 use crate::batch::Batch;
-use crate::config::{Action, OnError};
+use crate::breaker::Breaker;
+use crate::config::{self, Action, OnError};
 use crate::observe::RouteMetrics;
 use crate::output::{Cell, Change, HeaderEdit, Output, Outputs, SinkSet, Text};
 use crate::schemas::Schemas;
@@ -131,6 +132,7 @@ pub struct DeadLetters {
     actions: OnError,
     stop: Stop,
     metrics: RouteMetrics,
+    breaker: Arc<Breaker>,
 }
 
 /// Ready when dead letters are durable; an error when they never will be (the route is stopping, or their partition rewound).
@@ -163,7 +165,17 @@ impl DeadLetters {
                 Some(Arc::new(Place { outbox, schemas, row_schema }))
             }
         };
-        Ok(DeadLetters { route, place, actions, stop, metrics })
+        Ok(DeadLetters { route, place, actions, stop, metrics, breaker: Arc::new(Breaker::new(config::Breaker::default())) })
+    }
+
+    /// The same, with other bounds for how many are too many.
+    pub fn with_breaker(self, rule: config::Breaker) -> Self {
+        DeadLetters { breaker: Arc::new(Breaker::new(rule)), ..self }
+    }
+
+    /// So many records of the route were decided, those that are given up among them.
+    pub fn passed(&self, records: usize) {
+        self.breaker.passed(records as u64);
     }
 
     /// Records of a batch that never reached a sink are given up. The new piece is owed before this returns, so the caller may
@@ -176,10 +188,12 @@ impl DeadLetters {
         }
         let mut kept = Vec::with_capacity(letters.len());
         for letter in letters {
-            self.metrics.dead_letter(letter.class);
             match self.actions.of(letter.class) {
-                Action::Drop => (),
-                Action::DeadLetter if self.place.is_some() => kept.push(letter.clone()),
+                Action::Drop => self.metrics.dead_letter(letter.class),
+                Action::DeadLetter if self.place.is_some() => {
+                    self.metrics.dead_letter(letter.class);
+                    kept.push(letter.clone());
+                }
                 Action::DeadLetter | Action::Stop => {
                     self.stop.stop(StopReason::DeadLetter(self.refusal(batch, letter)));
                     // The record stays owed: nothing settles this token, so the commit stays in front of it.
@@ -191,6 +205,13 @@ impl DeadLetters {
                     return ready;
                 }
             }
+        }
+        if let Some(last) = letters.last()
+            && self.breaker.gave_up(letters.len() as u64)
+        {
+            self.stop.stop(StopReason::DeadLetter(self.too_many(batch, last)));
+            drop(token.another());
+            return ready;
         }
         match &self.place {
             Some(place) if !kept.is_empty() => {
@@ -233,6 +254,21 @@ impl DeadLetters {
             letter.message,
             letter.class.name(),
             letter.by,
+            self.route
+        )
+    }
+
+    fn too_many(&self, batch: &Batch, last: &Letter) -> String {
+        let config::Breaker { dead_letters, records } = self.breaker.rule();
+        format!(
+            "more than {dead_letters} of the last {records} records were given up, at last {}/{} offset {}: {} ({}, by {:?}): that is no bad \
+             record any more; mend what gives them up, or raise `breaker` in [route.{}]",
+            batch.topic,
+            batch.partition,
+            batch.offsets[last.record as usize],
+            last.message,
+            last.class.name(),
+            last.by,
             self.route
         )
     }

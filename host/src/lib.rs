@@ -4,6 +4,7 @@
 
 pub mod ack;
 pub mod batch;
+pub mod breaker;
 pub mod cli;
 pub mod config;
 pub mod connect;

@@ -2,15 +2,15 @@
 //!
 //! Invariant: a route owns all its parts; when it ends, every thread and task of it has ended too.
 
-use std::collections::HashMap;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
+use sha2::{Digest as _, Sha256};
 use tokio::task::JoinSet;
 
+use crate::ack::Acks;
 use crate::ack::budget::Budget;
 use crate::ack::tracker::Counts;
-use crate::ack::{Acks, TopicPartition};
 use crate::config::{Config, KeyFormat, Route, Sink, ValueFormat};
 use crate::dead::{DeadLetters, Form};
 use crate::decode::{Ask, Resolver};
@@ -19,10 +19,13 @@ use crate::output::Formats;
 use crate::plugin::{Chain, ChainPlan};
 use crate::route::Router;
 use crate::sink::{self, Outbox, SinkError, Surroundings, Urgency};
+use crate::source::kafka::begin::{Held, Ledgers, Start};
 use crate::source::kafka::client::{Credentials, Login, consumer_config};
-use crate::source::kafka::control::{Rules, Start};
+use crate::source::kafka::group::{ReadLedgers, Rules};
+use crate::source::kafka::heartbeat::{Change, Heartbeat};
 use crate::source::kafka::reader::BatchBounds;
 use crate::source::kafka::start::Reading;
+use crate::source::logs::Logs;
 use crate::stop::{Stop, StopReason};
 use crate::value::Format;
 use crate::worker::Worker;
@@ -49,6 +52,9 @@ pub struct Pipeline {
 const SINKS_END: Duration = Duration::from_secs(5);
 /// A first owed offset that stays the same for so long is reported.
 const STUCK_AFTER: Duration = Duration::from_secs(60);
+/// So long without a sign of life from the control thread is reported: longer than a revoke or a lookup takes.
+const SILENT_AFTER: Duration = Duration::from_secs(60);
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 /// How long the end of a route waits for its sinks.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(30);
 
@@ -67,6 +73,8 @@ impl Pipeline {
         let schemas = plugins.schemas.clone();
         let urgency = Arc::new(Urgency::new());
         let mut sinks = JoinSet::new();
+        let logs = Logs::default();
+        let decision: Arc<str> = decision(&plugins, &route).into();
         let broken = |error: crate::schemas::RegisterError| StopReason::Broken(error.to_string());
 
         // Sinks, from the far end: dead letters first, since the others hand over to them.
@@ -75,8 +83,9 @@ impl Pipeline {
             route: name.clone(),
             sink: sink.into(),
             group: route.group.as_str().into(),
-            decision: plugins.digest().into(),
+            decision: decision.clone(),
             dead: dead.clone(),
+            logs: logs.clone(),
             metrics: counters.sink(sink),
         };
         let nowhere =
@@ -89,8 +98,9 @@ impl Pipeline {
             place = Some((outbox, form));
         }
         let mut outboxes: Vec<Outbox> = place.iter().map(|(outbox, _)| outbox.clone()).collect();
-        let dead =
-            DeadLetters::new(name.clone(), place, schemas.clone(), route.on_error, stop.clone(), counters.clone()).map_err(broken)?;
+        let dead = DeadLetters::new(name.clone(), place, schemas.clone(), route.on_error, stop.clone(), counters.clone())
+            .map_err(broken)?
+            .with_breaker(route.breaker);
         let mut to = Vec::new();
         for sink_name in &route.to {
             let (outbox, inbox) = urgency.inbox();
@@ -123,6 +133,7 @@ impl Pipeline {
 
         // The source, on threads of its own until the route ends.
         let source = &config.sources[&route.from];
+        let heartbeat = Heartbeat::new();
         let brokers = source.brokers.join(",");
         let part = format!("source {:?} of route {name:?}", route.from.to_string());
         let reading = Reading {
@@ -137,7 +148,8 @@ impl Pipeline {
             rules: Rules {
                 route: name.clone(),
                 start: start(&route.start),
-                ledgers: ledgers(&config, &route).await?,
+                ledgers: read_ledgers(config.clone(), route.clone()),
+                out_of_range: route.out_of_range,
                 revoke_deadline: route.revoke_deadline.get(),
                 drain_deadline: DRAIN_DEADLINE,
                 commit_interval: route.commit_interval.get(),
@@ -151,15 +163,31 @@ impl Pipeline {
             workers: senders,
             stop: stop.clone(),
             metrics: counters,
-            login: Login::new(&brokers, &part, metrics, Credentials::of(&source.security)),
+            login: Login::new(&brokers, &part, metrics.clone(), Credentials::of(&source.security)),
+            logs,
+            heartbeat: heartbeat.clone(),
         };
         let mut source = tokio::task::spawn_blocking(move || reading.run());
 
         // Until the source ends, a sink that ends has failed.
+        let mut watch = heartbeat.watch(SILENT_AFTER);
+        let mut looks = tokio::time::interval(LOOK_INTERVAL);
+        let control = format!("control thread of route {name:?}");
         let outcome = loop {
             tokio::select! {
                 ended = &mut source => break ended.unwrap_or_else(|error| Err(StopReason::Broken(error.to_string()))),
                 Some(ended) = sinks.join_next() => if let Some(reason) = failure(ended) { stop.stop(reason) },
+                _ = looks.tick() => match watch.look() {
+                    None => (),
+                    Some(Change::Silent(silence)) => {
+                        tracing::error!(route = %name, seconds = silence.as_secs(), "the control thread does not move: its membership may be lost");
+                        metrics.part_down(&control, "it does not move");
+                    }
+                    Some(Change::Back) => {
+                        tracing::info!(route = %name, "the control thread moves again");
+                        metrics.part_up(&control);
+                    }
+                },
             }
         };
         resolver.close();
@@ -225,16 +253,35 @@ fn start(start: &crate::config::Start) -> Start {
     }
 }
 
-/// The positions that the route's ledgers hold; of several ledgers the lowest, since each sink drops what it has.
-async fn ledgers(config: &Config, route: &Route) -> Result<HashMap<TopicPartition, i64>, StopReason> {
-    let mut lowest: HashMap<TopicPartition, i64> = HashMap::new();
-    for name in &route.to {
-        let Some(positions) = sink::ledger_positions(&config.sinks[name], &route.group, name).await else { continue };
-        let positions = positions.map_err(|error| StopReason::Environment(format!("sink {:?}: {error}", name.to_string())))?;
-        for (topic, partition, next) in positions {
-            let lowest = lowest.entry(TopicPartition { topic, partition }).or_insert(next);
-            *lowest = next.min(*lowest);
-        }
+/// Digest of all that decides what becomes of a record: plugins, how it is decoded, which sinks there are to choose from.
+fn decision(plugins: &ChainPlan, route: &Route) -> String {
+    let mut hasher = Sha256::new();
+    let formats = format!("{:?} {:?}", route.key, route.value);
+    let to = route.to.iter().map(|sink| sink.as_str());
+    for part in [plugins.digest(), &formats].into_iter().chain(to) {
+        hasher.update((part.len() as u64).to_be_bytes());
+        hasher.update(part);
     }
-    Ok(lowest)
+    hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Reads what the route's ledgers hold; of several ledgers the least, since each sink drops what it has.
+fn read_ledgers(config: Arc<Config>, route: Route) -> Box<ReadLedgers> {
+    let runtime = tokio::runtime::Handle::current();
+    Box::new(move || -> Result<Ledgers, String> {
+        let mut least = Ledgers::new();
+        for name in &route.to {
+            let read = sink::ledger_positions(&config.sinks[name], &route.group, name);
+            let Some(positions) = runtime.block_on(read) else { continue };
+            let positions = positions.map_err(|error| format!("sink {:?}: {error}", name.to_string()))?;
+            for (partition, next, topic_id) in positions {
+                let held = Held { sink: name.as_str().into(), next, topic_id };
+                let least = least.entry(partition).or_insert_with(|| held.clone());
+                if held.next < least.next {
+                    *least = held;
+                }
+            }
+        }
+        Ok(least)
+    })
 }

@@ -26,6 +26,7 @@ impl Router {
     pub fn route(&self, token: Token, outputs: Outputs, letters: &[Letter]) {
         let counts = count(&outputs, letters);
         token.decided(counts.filtered, counts.only_letters);
+        self.dead.passed(outputs.batch.len());
         self.metrics.filtered.inc_by(counts.filtered);
         // Nobody waits for these here: their own token holds the offset back.
         drop(self.dead.give_up(&token, &outputs.batch, letters));

@@ -1,16 +1,29 @@
 //! The byte budget of a route: how much of what was read may be held in memory at once.
 //!
-//! Invariant: what is held never exceeds the budget by more than one batch. It counts memory, not offsets: a sink that has
-//! converted a record and let go of its batch frees the batch's share, whatever is still unsettled.
+//! Invariant: what is held never exceeds the budget by more than one batch, and what partitions hold that were set aside never exceeds
+//! it once more. It counts memory, not offsets: a sink that has converted a record and let go of its batch frees the batch's share,
+//! whatever is still unsettled.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use parking_lot::{Condvar, Mutex};
 
-#[derive(Debug)]
+use super::Slot;
+
+#[derive(Debug, Default)]
 struct State {
     held: usize,
+    aside: usize,
+    shares: HashMap<Slot, Share>,
     interrupted: u64,
+}
+
+/// What one partition holds.
+#[derive(Debug, Default)]
+struct Share {
+    held: usize,
+    aside: bool,
 }
 
 /// The budget of one route; clones share it.
@@ -24,6 +37,7 @@ pub struct Budget {
 #[derive(Debug)]
 pub struct Permit {
     budget: Budget,
+    slot: Slot,
     bytes: usize,
 }
 
@@ -39,8 +53,7 @@ pub enum Room {
 impl Budget {
     /// A budget of `bytes_max` bytes.
     pub fn new(bytes_max: usize) -> Self {
-        let state = State { held: 0, interrupted: 0 };
-        Budget { shared: Arc::new((Mutex::new(state), Condvar::new())), bytes_max }
+        Budget { shared: Arc::default(), bytes_max }
     }
 
     /// Waits until something may be read. A batch larger than the whole budget passes when nothing else is held.
@@ -63,10 +76,50 @@ impl Budget {
         self.shared.1.notify_all();
     }
 
-    /// Takes `bytes`, whether there is room or not; ask [`Budget::wait`] first.
-    pub fn take(&self, bytes: usize) -> Permit {
-        self.shared.0.lock().held += bytes;
-        Permit { budget: self.clone(), bytes }
+    /// Takes `bytes` for a partition, whether there is room or not; ask [`Budget::wait`] first.
+    pub fn take(&self, slot: Slot, bytes: usize) -> Permit {
+        let mut state = self.shared.0.lock();
+        let share = state.shares.entry(slot).or_default();
+        share.held += bytes;
+        if share.aside {
+            state.aside += bytes;
+        } else {
+            state.held += bytes;
+        }
+        Permit { budget: self.clone(), slot, bytes }
+    }
+
+    /// What a partition holds does not count any more, so that others can go on. Returns whether there was room for that.
+    pub fn set_aside(&self, slot: Slot) -> bool {
+        let mut state = self.shared.0.lock();
+        let aside = state.aside;
+        let Some(share) = state.shares.get_mut(&slot).filter(|share| !share.aside && aside + share.held <= self.bytes_max) else {
+            return false;
+        };
+        share.aside = true;
+        let bytes = share.held;
+        state.aside += bytes;
+        state.held -= bytes;
+        self.shared.1.notify_all();
+        true
+    }
+
+    /// What a partition holds counts again.
+    pub fn bring_back(&self, slot: Slot) {
+        let mut state = self.shared.0.lock();
+        let Some(share) = state.shares.get_mut(&slot).filter(|share| share.aside) else { return };
+        share.aside = false;
+        let bytes = share.held;
+        if bytes == 0 {
+            state.shares.remove(&slot);
+        }
+        state.aside -= bytes;
+        state.held += bytes;
+    }
+
+    /// What a partition holds.
+    pub fn held_of(&self, slot: Slot) -> usize {
+        self.shared.0.lock().shares.get(&slot).map_or(0, |share| share.held)
     }
 
     /// Bytes held now.
@@ -85,7 +138,17 @@ impl Drop for Permit {
         let (state, changed) = &*self.budget.shared;
         let mut state = state.lock();
         let was_full = state.held >= self.budget.bytes_max;
-        state.held -= self.bytes;
+        let Some(share) = state.shares.get_mut(&self.slot) else { return };
+        share.held -= self.bytes;
+        let aside = share.aside;
+        if share.held == 0 && !aside {
+            state.shares.remove(&self.slot);
+        }
+        if aside {
+            state.aside -= self.bytes;
+        } else {
+            state.held -= self.bytes;
+        }
         if was_full && state.held < self.budget.bytes_max {
             changed.notify_all();
         }
@@ -96,10 +159,33 @@ impl Drop for Permit {
 mod tests {
     use super::*;
 
+    fn slot(index: u32) -> Slot {
+        Slot { index, generation: 1 }
+    }
+
+    #[test]
+    fn what_is_set_aside_makes_room_once_more_and_no_further() {
+        let budget = Budget::new(10);
+        let (stuck, other) = (budget.take(slot(0), 10), budget.take(slot(1), 1));
+        assert!(budget.is_exhausted());
+        assert!(budget.set_aside(slot(0)));
+        assert!(!budget.set_aside(slot(0)), "it is aside already");
+        assert!(!budget.set_aside(slot(1)), "aside is full");
+        assert_eq!((budget.held(), budget.held_of(slot(0))), (1, 10));
+        drop(other);
+        let more = budget.take(slot(1), 10);
+        assert!(budget.is_exhausted());
+        drop((stuck, more));
+        budget.bring_back(slot(0));
+        assert_eq!((budget.held(), budget.held_of(slot(0))), (0, 0));
+        let _again = budget.take(slot(0), 10);
+        assert!(budget.is_exhausted(), "it counts again");
+    }
+
     #[test]
     fn a_dropped_permit_makes_room() {
         let budget = Budget::new(10);
-        let permit = budget.take(12);
+        let permit = budget.take(slot(0), 12);
         assert!(budget.is_exhausted());
         let waiter = std::thread::spawn({
             let budget = budget.clone();
@@ -112,7 +198,7 @@ mod tests {
     #[test]
     fn a_waiter_looks_up_when_interrupted() {
         let budget = Budget::new(1);
-        let _held = budget.take(1);
+        let _held = budget.take(slot(0), 1);
         let waiter = std::thread::spawn({
             let budget = budget.clone();
             move || budget.wait()

@@ -5,16 +5,21 @@
 //! a commit and a revoke.
 
 pub mod budget;
+pub mod token;
 pub mod tracker;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+pub use token::Token;
 use tracker::{Counts, Tracker};
+
+/// What ledgers hold of one partition: the last offset, by the name of the sink (and of its table, where it has many).
+pub type Holds = BTreeMap<Arc<str>, i64>;
 
 /// A partition of a route in one generation: where it is kept, and which of its lives is meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -60,12 +65,20 @@ struct Partition {
     phase: Phase,
     tracker: Tracker,
     committed: Option<i64>,
-    /// Since when the head of the tracker is the same.
-    head: Option<(i64, Instant)>,
+    holds: Holds,
+    /// Since when the head of the tracker is the same, and when it is to be told of next.
+    head: Option<Head>,
     rewind_wanted: Option<&'static str>,
-    /// Rewinds without progress in between, and where they began.
+    /// Rewinds to the same offset in a row, and that offset. What is settled behind it is no progress: it comes again.
     rewinds: u32,
     rewound_to: Option<i64>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Head {
+    first: i64,
+    since: Instant,
+    told: Duration,
 }
 
 #[derive(Debug, Default)]
@@ -82,23 +95,35 @@ pub struct Acks {
     shared: Arc<(Mutex<State>, Condvar)>,
 }
 
-/// One piece that is owed: a sink's outputs of a batch, one dead letter, or a batch that is not routed yet.
-///
-/// Settle it when what it stands for is durable. A token that is dropped instead rewinds its partition.
-#[derive(Debug)]
-#[must_use = "a dropped token rewinds its partition"]
-pub struct Token {
-    acks: Acks,
-    slot: Slot,
-    first: i64,
-    live: bool,
-    durable: Option<oneshot::Sender<()>>,
+/// Where a partition begins.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Beginning {
+    /// The first offset to read, if known.
+    pub start: Option<i64>,
+    /// Whether the group's committed offset is where reading begins; if not, it is due to be committed, so that a crash before the
+    /// first settled record does not make the next start choose anew.
+    pub committed: bool,
+    /// What ledgers held when the group's offset was committed.
+    pub holds: Holds,
+}
+
+/// An offset that is due to be committed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Committable {
+    /// Of which partition.
+    pub name: TopicPartition,
+    /// Where a restart would begin.
+    pub offset: i64,
+    /// What ledgers hold by then.
+    pub holds: Holds,
 }
 
 /// A partition that has to be read again from its committable offset.
 #[derive(Debug, Clone)]
 pub struct Rewind {
-    /// Which partition, in the generation that ends.
+    /// The partition in the generation that ended.
+    pub old: Slot,
+    /// The partition in the generation that begins with [`Acks::rewound`].
     pub slot: Slot,
     /// Its name.
     pub name: TopicPartition,
@@ -127,8 +152,14 @@ impl Acks {
         Self::default()
     }
 
-    /// A partition comes. `start`: where reading begins, if known.
+    /// A partition comes. `start`: the group's committed offset, where reading begins, if known.
     pub fn assign(&self, name: TopicPartition, start: Option<i64>) -> Slot {
+        self.begin(name, Beginning { start, committed: true, holds: Holds::new() })
+    }
+
+    /// A partition comes.
+    pub fn begin(&self, name: TopicPartition, beginning: Beginning) -> Slot {
+        let Beginning { start, committed, holds } = beginning;
         let mut state = self.shared.0.lock();
         state.generations += 1;
         let generation = state.generations;
@@ -137,7 +168,8 @@ impl Acks {
             generation,
             phase: Phase::Active,
             tracker: Tracker::new(start),
-            committed: start,
+            committed: start.filter(|_| committed),
+            holds,
             head: None,
             rewind_wanted: None,
             rewinds: 0,
@@ -200,7 +232,7 @@ impl Acks {
     }
 
     /// Committable offsets that moved since they were last taken, of all partitions or of `only`.
-    pub fn take_committable(&self, only: Option<&[Slot]>) -> Vec<(TopicPartition, i64)> {
+    pub fn take_committable(&self, only: Option<&[Slot]>) -> Vec<Committable> {
         let mut state = self.shared.0.lock();
         let mut moved = Vec::new();
         for (index, partition) in state.slots.iter_mut().enumerate() {
@@ -209,12 +241,7 @@ impl Acks {
             if only.is_some_and(|only| !only.contains(&slot)) {
                 continue;
             }
-            if let Some(offset) = partition.tracker.committable()
-                && partition.committed.is_none_or(|committed| offset > committed)
-            {
-                partition.committed = Some(offset);
-                moved.push((partition.name.clone(), offset));
-            }
+            moved.extend(partition.take_due());
         }
         moved
     }
@@ -229,38 +256,53 @@ impl Acks {
         }
     }
 
-    /// Partitions leave: `commit` is called under the lock with their committable offsets, then they are gone, and whatever
-    /// settles later is counted and discarded.
-    pub fn revoke(&self, slots: &[Slot], commit: impl FnOnce(Vec<(TopicPartition, i64)>)) {
+    /// Partitions leave: whatever settles from now on is counted and discarded. `commit` is called with their committable offsets when
+    /// the lock is free again: the broker may take its time, and the sinks of other partitions must not wait for it.
+    pub fn revoke(&self, slots: &[Slot], commit: impl FnOnce(Vec<Committable>)) {
         let (state, changed) = &*self.shared;
         let mut state = state.lock();
-        let mut offsets = Vec::new();
+        let mut due = Vec::new();
         for slot in slots {
-            if let Some(partition) = state.partition(*slot)
-                && let Some(offset) = partition.tracker.committable()
-                && partition.committed.is_none_or(|committed| offset > committed)
+            if state.partition(*slot).is_some()
+                && let Some(mut gone) = state.slots[slot.index as usize].take()
             {
-                offsets.push((partition.name.clone(), offset));
+                due.extend(gone.take_due());
+                state.counts.merge(gone.tracker.take_resolved());
             }
         }
-        if !offsets.is_empty() {
-            commit(offsets);
-        }
-        for slot in slots {
-            if state.partition(*slot).is_some() {
-                let gone = state.slots[slot.index as usize].take();
-                if let Some(mut gone) = gone {
-                    state.counts.merge(gone.tracker.take_resolved());
-                }
-            }
-        }
+        drop(state);
         changed.notify_all();
+        if !due.is_empty() {
+            commit(due);
+        }
+    }
+
+    /// A table commit of the ledger `place` landed: it holds the partition up to `last`.
+    pub fn hold(&self, slot: Slot, place: &Arc<str>, last: i64) {
+        let mut state = self.shared.0.lock();
+        if let Some(partition) = state.partition(slot) {
+            let held = partition.holds.entry(place.clone()).or_insert(last);
+            *held = last.max(*held);
+        }
+    }
+
+    /// What the ledger `place` held of the partition when offsets were last committed, or since; `None`: it is not known.
+    pub fn held(&self, slot: Slot, place: &str) -> Option<i64> {
+        self.shared.0.lock().partition(slot).and_then(|partition| partition.holds.get(place).copied())
+    }
+
+    /// The ledger `place` holds less than was known, and that is accepted.
+    pub fn forget_held(&self, slot: Slot, place: &str) {
+        if let Some(partition) = self.shared.0.lock().partition(slot) {
+            partition.holds.remove(place);
+        }
     }
 
     /// Wants a partition to be read again from its committable offset.
     pub fn want_rewind(&self, slot: Slot, reason: &'static str) {
-        let mut state = self.shared.0.lock();
-        state.want_rewind(slot, reason);
+        self.shared.0.lock().want_rewind(slot, reason);
+        // Whoever waits for a drain need not wait for this partition.
+        self.shared.1.notify_all();
     }
 
     /// The partitions that want to be read again. From now on nothing of them is dispatched, and no token of theirs settles,
@@ -275,6 +317,7 @@ impl Acks {
             let from = partition.tracker.committable();
             partition.rewinds = if partition.rewound_to == from { partition.rewinds + 1 } else { 1 };
             partition.rewound_to = from;
+            let old = Slot { index: index as u32, generation: partition.generation };
             generations += 1;
             partition.generation = generations;
             partition.phase = Phase::Draining;
@@ -284,6 +327,7 @@ impl Acks {
             partition.tracker = fresh;
             partition.head = None;
             rewinds.push(Rewind {
+                old,
                 slot: Slot { index: index as u32, generation: generations },
                 name: partition.name.clone(),
                 from,
@@ -293,6 +337,23 @@ impl Acks {
         }
         state.generations = generations;
         rewinds
+    }
+
+    /// Nothing of the partition is owed, and it is read from `start` now: the log does not hold what comes before.
+    pub fn jump(&self, slot: Slot, start: i64) {
+        let mut state = self.shared.0.lock();
+        if let Some(partition) = state.partition(slot) {
+            let resolved = partition.tracker.take_resolved();
+            partition.tracker = Tracker::new(Some(start));
+            partition.tracker.add_resolved(resolved);
+            partition.committed = None;
+            partition.head = None;
+        }
+    }
+
+    /// Whether nothing of the partition is owed.
+    pub fn is_settled(&self, slot: Slot) -> bool {
+        self.shared.0.lock().partition(slot).is_none_or(|partition| partition.tracker.owed() == 0)
     }
 
     /// Reading of the partition goes on, from where [`Acks::take_rewinds`] said.
@@ -324,6 +385,17 @@ impl Acks {
         .collect()
     }
 
+    /// All partitions, with the offset at which a restart would begin.
+    pub fn committables(&self) -> Vec<(Slot, TopicPartition, Option<i64>)> {
+        let state = self.shared.0.lock();
+        let kept = state.slots.iter().enumerate();
+        kept.filter_map(|(index, kept)| {
+            let kept = kept.as_ref()?;
+            Some((Slot { index: index as u32, generation: kept.generation }, kept.name.clone(), kept.tracker.committable()))
+        })
+        .collect()
+    }
+
     /// Whether the slot is still the current life of its partition, and nothing of it was dropped: behind a dropped batch comes a
     /// gap, and whoever keeps a ledger must not go on over it.
     pub fn is_current(&self, slot: Slot) -> bool {
@@ -351,24 +423,41 @@ impl Acks {
         self.shared.0.lock().settled_late
     }
 
-    /// Heads that have not moved for longer than `limit`; call it every few seconds.
-    pub fn stuck(&self, limit: Duration) -> Vec<Stuck> {
+    /// Heads that have not moved for longer than `limit`, each told of again only when it is twice as old; call it every few
+    /// seconds. The other answer is the age of the oldest head.
+    pub fn stuck(&self, limit: Duration) -> (Vec<Stuck>, Duration) {
         let now = Instant::now();
         let mut state = self.shared.0.lock();
         let mut stuck = Vec::new();
+        let mut oldest = Duration::ZERO;
         for partition in state.slots.iter_mut().flatten() {
             let first = partition.tracker.head().map(|(first, _)| first);
-            match (first, partition.head) {
+            match (first, &mut partition.head) {
                 (None, _) => partition.head = None,
-                (Some(first), Some((seen, since))) if seen == first => {
-                    if now - since > limit {
-                        stuck.push(Stuck { name: partition.name.clone(), first, since: now - since });
+                (Some(first), Some(head)) if head.first == first => {
+                    let since = now - head.since;
+                    oldest = oldest.max(since);
+                    if since > limit && since > head.told {
+                        head.told = since * 2;
+                        stuck.push(Stuck { name: partition.name.clone(), first, since });
                     }
                 }
-                (Some(first), _) => partition.head = Some((first, now)),
+                (Some(first), _) => partition.head = Some(Head { first, since: now, told: Duration::ZERO }),
             }
         }
-        stuck
+        (stuck, oldest)
+    }
+}
+
+impl Partition {
+    /// The committable offset, if it is due; it counts as committed from now on.
+    fn take_due(&mut self) -> Option<Committable> {
+        let offset = self.tracker.committable()?;
+        if self.committed.is_some_and(|committed| offset <= committed) {
+            return None;
+        }
+        self.committed = Some(offset);
+        Some(Committable { name: self.name.clone(), offset, holds: self.holds.clone() })
     }
 }
 
@@ -380,90 +469,6 @@ impl State {
     fn want_rewind(&mut self, slot: Slot, reason: &'static str) {
         if let Some(partition) = self.partition(slot) {
             partition.rewind_wanted.get_or_insert(reason);
-        }
-    }
-}
-
-impl Token {
-    /// The partition, in the generation that the token belongs to.
-    pub fn slot(&self) -> Slot {
-        self.slot
-    }
-
-    /// Whether settling still means something: not so once the partition left, rewound, or is about to be.
-    pub fn is_current(&self) -> bool {
-        self.acks.is_current(self.slot)
-    }
-
-    /// What the token stood for is durable (or nothing is left of it to deliver).
-    pub fn settle(mut self) {
-        self.live = false;
-        let (state, changed) = &*self.acks.shared;
-        let mut state = state.lock();
-        let resolved = match state.partition(self.slot) {
-            Some(partition) => {
-                let resolved = partition.tracker.settle(self.first);
-                if resolved {
-                    partition.rewinds = 0;
-                }
-                resolved
-            }
-            None => {
-                state.settled_late += 1;
-                false
-            }
-        };
-        if resolved {
-            changed.notify_all();
-        }
-        if let Some(durable) = self.durable.take() {
-            // Whoever asked may be gone; then nobody waits.
-            let _ = durable.send(());
-        }
-    }
-
-    /// The same token, which also says when it is settled.
-    pub fn notifying(mut self, durable: oneshot::Sender<()>) -> Token {
-        self.durable = Some(durable);
-        self
-    }
-
-    /// One more token for the same batch: for a further piece of it.
-    pub fn another(&self) -> Token {
-        let mut state = self.acks.shared.0.lock();
-        if let Some(partition) = state.partition(self.slot) {
-            partition.tracker.owe(self.first, 1);
-        }
-        Token { acks: self.acks.clone(), slot: self.slot, first: self.first, live: true, durable: None }
-    }
-
-    /// Of the token's batch, so many records have no output, and so many nothing but a dead letter.
-    pub fn decided(&self, filtered: u64, dead_lettered: u64) {
-        let mut state = self.acks.shared.0.lock();
-        if let Some(partition) = state.partition(self.slot) {
-            partition.tracker.decided(self.first, filtered, dead_lettered);
-        }
-    }
-
-    /// A sink gives up one of the `owed` outputs (over all sinks) of the record at `offset`.
-    pub fn give_up(&self, offset: i64, owed: u32) {
-        let mut state = self.acks.shared.0.lock();
-        if let Some(partition) = state.partition(self.slot) {
-            partition.tracker.give_up(self.first, offset, owed);
-        }
-    }
-
-    /// What the token stands for cannot be delivered now: the partition is to be read again.
-    pub fn rewind(mut self, reason: &'static str) {
-        self.live = false;
-        self.acks.want_rewind(self.slot, reason);
-    }
-}
-
-impl Drop for Token {
-    fn drop(&mut self) {
-        if self.live {
-            self.acks.want_rewind(self.slot, "a piece was dropped unsettled");
         }
     }
 }

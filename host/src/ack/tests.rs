@@ -6,8 +6,8 @@ fn name(partition: i32) -> TopicPartition {
     TopicPartition { topic: "orders".into(), partition }
 }
 
-fn offsets(moved: Vec<(TopicPartition, i64)>) -> Vec<(i32, i64)> {
-    moved.into_iter().map(|(name, offset)| (name.partition, offset)).collect()
+fn offsets(moved: Vec<Committable>) -> Vec<(i32, i64)> {
+    moved.into_iter().map(|due| (due.name.partition, due.offset)).collect()
 }
 
 #[test]
@@ -124,14 +124,117 @@ fn a_head_that_does_not_move_is_reported_with_its_offset() {
     let acks = Acks::new();
     let slot = acks.assign(name(3), Some(0));
     let _owed = acks.dispatch(slot, 7, 9, 2).unwrap();
-    assert!(acks.stuck(Duration::ZERO).is_empty(), "first seen now");
+    assert!(acks.stuck(Duration::ZERO).0.is_empty(), "first seen now");
     let stuck = loop {
-        let stuck = acks.stuck(Duration::ZERO);
+        let (stuck, _) = acks.stuck(Duration::ZERO);
         if !stuck.is_empty() {
             break stuck;
         }
     };
     assert_eq!((stuck[0].name.partition, stuck[0].first), (3, 7));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_head_that_stays_is_told_of_ever_more_rarely() {
+    let acks = Acks::new();
+    let slot = acks.assign(name(3), Some(0));
+    let _owed = acks.dispatch(slot, 7, 9, 2).unwrap();
+    let mut told = Vec::new();
+    for seconds in 0..500_u64 {
+        let (stuck, oldest) = acks.stuck(Duration::from_secs(60));
+        assert_eq!(oldest.as_secs(), seconds);
+        told.extend(stuck.iter().map(|stuck| stuck.since.as_secs()));
+        tokio::time::advance(Duration::from_secs(1)).await;
+    }
+    assert_eq!(told, [61, 123, 247, 495]);
+}
+
+#[test]
+fn a_batch_that_settles_behind_the_head_is_no_progress() {
+    let acks = Acks::new();
+    let mut slot = acks.assign(name(0), Some(0));
+    for expected in 1..=3 {
+        let head = acks.dispatch(slot, 0, 5, 5).unwrap();
+        acks.dispatch(slot, 5, 9, 4).unwrap().settle();
+        drop(head);
+        let rewind = acks.take_rewinds().remove(0);
+        assert_eq!(rewind.without_progress, expected, "or a route would deliver the same records for ever");
+        acks.rewound(rewind.slot);
+        slot = rewind.slot;
+    }
+}
+
+#[test]
+fn a_rewind_names_the_life_that_ended_and_the_one_that_begins() {
+    let acks = Acks::new();
+    let slot = acks.assign(name(0), Some(0));
+    drop(acks.dispatch(slot, 0, 5, 5));
+    let rewind = acks.take_rewinds().remove(0);
+    assert_eq!(rewind.old, slot);
+    assert_ne!(rewind.slot, slot);
+}
+
+#[test]
+fn a_start_that_the_group_does_not_know_is_due_at_once() {
+    let acks = Acks::new();
+    acks.begin(name(0), Beginning { start: Some(7), committed: false, holds: Holds::new() });
+    acks.begin(name(1), Beginning { start: Some(7), committed: true, holds: Holds::new() });
+    assert_eq!(offsets(acks.take_committable(None)), [(0, 7)]);
+    assert_eq!(offsets(acks.take_committable(None)), []);
+}
+
+#[test]
+fn what_ledgers_hold_goes_with_the_next_commit_and_is_never_less() {
+    let acks = Acks::new();
+    let lake: Arc<str> = "lake".into();
+    let holds = Holds::from([("old".into(), 3), (lake.clone(), 4)]);
+    let slot = acks.begin(name(0), Beginning { start: Some(5), committed: true, holds });
+    let token = acks.dispatch(slot, 5, 10, 5).unwrap();
+    token.hold(&lake, 9);
+    acks.hold(slot, &lake, 2);
+    token.settle();
+    let due = acks.take_committable(None).remove(0);
+    assert_eq!((due.offset, due.holds), (10, Holds::from([("old".into(), 3), (lake, 9)])));
+}
+
+#[test]
+fn the_sinks_of_others_do_not_wait_for_the_commit_of_what_leaves() {
+    let acks = Acks::new();
+    let (leaves, stays) = (acks.assign(name(0), Some(0)), acks.assign(name(1), Some(0)));
+    acks.dispatch(leaves, 0, 10, 10).unwrap().settle();
+    let other = acks.dispatch(stays, 0, 10, 10).unwrap();
+    acks.revoke(&[leaves], |due| {
+        assert_eq!(offsets(due), [(0, 10)]);
+        // With the lock held this would never end.
+        other.settle();
+    });
+    assert_eq!(offsets(acks.take_committable(None)), [(1, 10)]);
+}
+
+#[test]
+fn a_drain_does_not_wait_for_a_partition_that_wants_to_be_read_again() {
+    let acks = Acks::new();
+    let slot = acks.assign(name(0), Some(0));
+    let token = acks.dispatch(slot, 0, 10, 10).unwrap();
+    let began = std::time::Instant::now();
+    let dropper = std::thread::spawn({
+        let acks = acks.clone();
+        move || acks.drained(&[slot], began + Duration::from_secs(60))
+    });
+    drop(token);
+    assert!(dropper.join().unwrap().is_empty());
+    assert!(began.elapsed() < Duration::from_secs(30));
+}
+
+#[test]
+fn a_jump_begins_anew_where_the_log_begins() {
+    let acks = Acks::new();
+    let slot = acks.assign(name(0), Some(5));
+    assert!(acks.is_settled(slot));
+    acks.jump(slot, 100);
+    assert_eq!(offsets(acks.take_committable(None)), [(0, 100)]);
+    acks.dispatch(slot, 100, 101, 1).unwrap().settle();
+    assert_eq!(offsets(acks.take_committable(None)), [(0, 101)]);
 }
 
 #[test]

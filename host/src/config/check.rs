@@ -291,6 +291,8 @@ impl RouteCheck<'_, '_, '_> {
             commit_interval: written.commit_interval,
             unknown_schema_wait: written.unknown_schema_wait,
             rewinds_max: written.rewinds_max,
+            out_of_range: written.out_of_range,
+            breaker: written.breaker,
             at: self.named.part.header.clone(),
         })
     }
@@ -463,6 +465,13 @@ impl RouteCheck<'_, '_, '_> {
                 "commit_interval",
                 "commit_interval is 0",
                 "choose such as \"5 s\": commits are one request for many records",
+            ));
+        }
+        if route.breaker.dead_letters == 0 || route.breaker.dead_letters > route.breaker.records {
+            faults.push(Fault::new(
+                "breaker",
+                format!("{} dead letters among {} records is no bound", route.breaker.dead_letters, route.breaker.records),
+                "choose `dead_letters` from 1 to `records`; without `dead_letters = \"SINK\"` of the route the first one stops it",
             ));
         }
         if route.group.as_ref().is_some_and(|group| group.get_ref().is_empty()) {

@@ -55,6 +55,10 @@ pub struct Route {
     pub unknown_schema_wait: DurationText,
     /// Rewinds of a partition without progress before the route stops.
     pub rewinds_max: u32,
+    /// What is done where the topic does not hold the offset at which reading would go on.
+    pub out_of_range: OutOfRange,
+    /// When there are so many dead letters that the route stops.
+    pub breaker: Breaker,
     /// `[route.NAME]` in the file.
     pub at: Range<usize>,
 }
@@ -144,6 +148,36 @@ pub enum Start {
     Timestamp(i64),
     /// At these offsets, by topic and partition; other partitions at their oldest record.
     Offsets(BTreeMap<String, BTreeMap<i32, i64>>),
+}
+
+/// What is done where a topic does not hold the offset at which reading would go on: its records were deleted before they were read, or
+/// the topic was made anew.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OutOfRange {
+    /// The route stops and says what is missing.
+    #[default]
+    Stop,
+    /// It goes on at the oldest record.
+    Earliest,
+    /// It goes on behind the newest record.
+    Latest,
+}
+
+/// How many dead letters are too many: then it is no bad record, but a bad plugin, schema or sink.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Breaker {
+    /// More dead letters than this among the last `records` stop the route; as many as `records`: never.
+    pub dead_letters: u32,
+    /// How many records are looked back.
+    pub records: u32,
+}
+
+impl Default for Breaker {
+    fn default() -> Self {
+        Breaker { dead_letters: 5_000, records: 10_000 }
+    }
 }
 
 /// How records are gathered into batches; whatever is reached first ends one.
@@ -272,6 +306,12 @@ pub(super) struct RouteWritten {
     /// Rewinds of a partition without progress before the route stops.
     #[serde(default = "RouteWritten::rewinds_max")]
     pub rewinds_max: u32,
+    /// What is done where a topic does not hold the offset at which reading would go on.
+    #[serde(default)]
+    pub out_of_range: OutOfRange,
+    /// How many dead letters are too many.
+    #[serde(default)]
+    pub breaker: Breaker,
 }
 
 impl RouteWritten {

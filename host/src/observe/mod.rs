@@ -69,6 +69,7 @@ struct Families {
     rewinds: Family<RouteLabels, Counter>,
     settled_late: Family<RouteLabels, Gauge>,
     held_bytes: Family<RouteLabels, Gauge>,
+    oldest_head: Family<RouteLabels, Gauge>,
     dead: Family<DeadLabels, Counter>,
     committed: Family<PartitionLabels, Gauge>,
     sink_outputs: Family<SinkLabels, Counter>,
@@ -97,6 +98,8 @@ pub struct RouteMetrics {
     pub held_bytes: Gauge,
     /// Settlements after their partition had left.
     pub settled_late: Gauge,
+    /// Seconds for which the record that is in flight for longest has been so.
+    pub oldest_head: Gauge,
 }
 
 /// Counters of one sink of one route; clones share them.
@@ -133,6 +136,7 @@ impl Metrics {
             rewinds: Family::default(),
             settled_late: Family::default(),
             held_bytes: Family::default(),
+            oldest_head: Family::default(),
             dead: Family::default(),
             committed: Family::default(),
             sink_outputs: Family::default(),
@@ -151,6 +155,8 @@ impl Metrics {
         registry.register("rewinds", "partitions read again from their committable offset", f.rewinds.clone());
         registry.register("settled_late", "settlements after their partition had left", f.settled_late.clone());
         registry.register("held_bytes", "bytes of batches held in memory", f.held_bytes.clone());
+        let help = "for how long the first record of any partition that is in flight has been so";
+        registry.register_with_unit("oldest_in_flight", help, Unit::Seconds, f.oldest_head.clone());
         registry.register("dead_letters", "records given up, by class of the reason", f.dead.clone());
         registry.register("committed_offset", "offset committed to the consumer group", f.committed.clone());
         registry.register("sink_outputs", "outputs durable at the sink", f.sink_outputs.clone());
@@ -189,6 +195,7 @@ impl Metrics {
             rewinds: f.rewinds.get_or_create_owned(&labels),
             held_bytes: f.held_bytes.get_or_create_owned(&labels),
             settled_late: f.settled_late.get_or_create_owned(&labels),
+            oldest_head: f.oldest_head.get_or_create_owned(&labels),
         }
     }
 

@@ -15,6 +15,7 @@ use crate::dead::{DeadLetters, Form};
 use crate::observe::{Metrics, RouteMetrics};
 use crate::output::{Formats, Outputs, SinkSet};
 use crate::schemas::Schemas;
+use crate::source::logs::Logs;
 use crate::stop::Stop;
 use crate::value::Format;
 
@@ -58,6 +59,7 @@ impl Route {
             decision: "d".into(),
             takes_letters: false,
             dead: letters,
+            logs: Logs::default(),
             metrics: metrics.sink("out"),
         };
         let (partitions, inbox) = (HashMap::new(), Some(inbox));
@@ -138,7 +140,7 @@ impl Route {
     /// Offset that a restart would begin at, of a partition.
     pub fn committable(&self, partition: i32) -> Option<i64> {
         let moved = self.acks.take_committable(None);
-        moved.into_iter().find(|(name, _)| name.partition == partition).map(|(_, offset)| offset)
+        moved.into_iter().find(|due| due.name.partition == partition).map(|due| due.offset)
     }
 
     /// Waits until nothing is owed but by the dead letters that the test holds.

@@ -5,17 +5,18 @@
 use std::sync::Arc;
 
 use super::{Inbox, Sink as _, SinkError, Surroundings, Uses, delta, file, http, kafka, null, stdout};
+use crate::ack::TopicPartition;
 use crate::config::{Config, Name, Sink};
 use crate::dead::Form;
 
-/// Positions that a ledger holds: topic, partition, and the next offset that the sink wants.
-pub type Positions = Vec<(Arc<str>, i32, i64)>;
+/// What a ledger holds: partition, the offset behind the last one that it holds, and the id of the topic when that was written.
+pub type Held = Vec<(TopicPartition, i64, Option<Arc<str>>)>;
 
 /// The positions that the sink `name` of a consumer group holds in a ledger of its own; `None`: its kind has none.
 ///
 /// # Errors
 /// Inside, where the ledger cannot be read.
-pub async fn ledger_positions(sink: &Sink, group: &str, name: &str) -> Option<Result<Positions, String>> {
+pub async fn ledger_positions(sink: &Sink, group: &str, name: &str) -> Option<Result<Held, String>> {
     match sink {
         Sink::Delta(config) => Some(delta::ledger_positions(config, group, name).await.map_err(|error| error.to_string())),
         Sink::Null(_) | Sink::Stdout(_) | Sink::File(_) | Sink::Http(_) | Sink::Kafka(_) => None,

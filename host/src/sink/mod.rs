@@ -16,7 +16,7 @@ pub mod null;
 pub mod preview;
 pub mod stdout;
 
-pub use kind::{Positions, destinations, form, ledger_positions, other_ledgers, probe, run};
+pub use kind::{Held, destinations, form, ledger_positions, other_ledgers, probe, run};
 
 use std::sync::Arc;
 
@@ -26,6 +26,7 @@ use crate::ack::{Slot, Token};
 use crate::dead::{Class, DeadLetters, Letter};
 use crate::observe::SinkMetrics;
 use crate::output::{Outputs, View};
+use crate::source::logs::Logs;
 
 /// One sink's outputs of one batch, and what it owes for them.
 #[derive(Debug)]
@@ -193,6 +194,8 @@ pub struct Surroundings {
     pub takes_letters: bool,
     /// Where given-up outputs go.
     pub dead: DeadLetters,
+    /// What may be asked about the logs that records come from.
+    pub logs: Logs,
     /// Counters of this sink.
     pub metrics: SinkMetrics,
 }

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use super::columns::merge;
 use super::files::{local_path, sync};
-use super::table::{DECISION, NONCE, Table, TableError, chain};
+use super::table::{DECISION, NONCE, TOPICS, Table, TableError, chain};
 
 /// Attempts in a row that lose to other writers before the caller hears of it.
 const CONFLICTS_MAX: u32 = 20;
@@ -47,6 +47,8 @@ pub struct Flush {
     pub decision: String,
     /// Per application id the generation in which the rows were read: for whoever reads the table's history.
     pub generations: HashMap<String, Value>,
+    /// Ids of the topics that the rows come from, where brokers give them.
+    pub topics: HashMap<String, Value>,
     /// How far it came.
     pub progress: Progress,
 }
@@ -155,11 +157,14 @@ fn actions(table: &Table, flush: &Flush) -> Result<Vec<Action>, CommitError> {
 
 /// One attempt: the library rebases over commits that do not concern ours. The outer error is ours, before anything was sent.
 async fn attempt(table: &Table, flush: &Flush, actions: Vec<Action>) -> Result<Result<(), DeltaTableError>, CommitError> {
-    let info = HashMap::from([
+    let mut info = HashMap::from([
         (NONCE.to_owned(), Value::from(flush.nonce.as_str())),
         (DECISION.to_owned(), Value::from(flush.decision.as_str())),
         ("anabranch.generations".to_owned(), Value::from_iter(flush.generations.clone())),
     ]);
+    if !flush.topics.is_empty() {
+        info.insert(TOPICS.to_owned(), Value::from_iter(flush.topics.clone()));
+    }
     let transactions = flush.positions.iter().map(|position| Transaction::new(&position.app_id, position.last)).collect();
     // What belongs behind a commit is done apart, so that its failure does not look like the commit's.
     let properties = CommitProperties::default()

@@ -58,6 +58,8 @@ pub struct Load {
     pub taken: Taken,
     /// Columns by which files are divided.
     pub partition_by: Vec<String>,
+    /// Ids of the topics that the rows come from.
+    pub topics: HashMap<String, Value>,
 }
 
 /// What a flush sets out with.
@@ -108,11 +110,14 @@ pub async fn run(job: Job) -> Done {
     let mut result = letters_are_durable(durables).await;
     let mut tables = Vec::with_capacity(loads.len());
     for load in loads {
-        let Load { index, mut table, taken, partition_by } = load;
+        let index = load.index;
         let mut landed = None;
+        let table;
         if result.is_ok() {
-            let rows: usize = taken.batches.iter().map(RecordBatch::num_rows).sum();
-            match one(&mut table, taken, partition_by, compression, &decision, &tokens, &metrics).await {
+            let rows: usize = load.taken.batches.iter().map(RecordBatch::num_rows).sum();
+            let (back, done) = one(load, compression, &decision, &tokens, &metrics).await;
+            table = back;
+            match done {
                 Ok((version, bytes)) => {
                     landed = Some(version);
                     metrics.outputs.inc_by(rows as u64);
@@ -120,6 +125,8 @@ pub async fn run(job: Job) -> Done {
                 }
                 Err(failure) => result = Err(failure),
             }
+        } else {
+            table = load.table;
         }
         tables.push((index, table, landed));
     }
@@ -136,17 +143,20 @@ async fn letters_are_durable(durables: Vec<(Slot, Durable)>) -> Result<(), Failu
     Ok(())
 }
 
+/// The rows of one table: the table comes back in any case.
 async fn one(
-    table: &mut Table,
-    taken: Taken,
-    partition_by: Vec<String>,
+    load: Load,
     compression: Compression,
     decision: &str,
     tokens: &[Token],
     metrics: &SinkMetrics,
-) -> Result<(Version, u64), Failure> {
+) -> (Table, Result<(Version, u64), Failure>) {
+    let Load { mut table, taken, partition_by, topics, .. } = load;
     let layout = Layout { url: table.store().root_url().clone(), schema: taken.schema, partition_by: partition_by.clone(), compression };
-    let adds = files(layout, taken.batches, tokens, metrics).await?;
+    let adds = match files(layout, taken.batches, tokens, metrics).await {
+        Ok(adds) => adds,
+        Err(failure) => return (table, Err(failure)),
+    };
     let bytes = adds.iter().map(|add| add.size.unsigned_abs()).sum();
     let generations: HashMap<String, Value> = taken.generations.into_iter().map(|(id, generation)| (id, generation.into())).collect();
     let mut flush = Flush {
@@ -157,8 +167,15 @@ async fn one(
         nonce: Uuid::new_v4().to_string(),
         decision: decision.to_owned(),
         generations,
+        topics,
         progress: Progress::default(),
     };
+    let landed = land(&mut table, &mut flush, tokens, metrics).await;
+    (table, landed.map(|version| (version, bytes)))
+}
+
+/// Commits until it landed, or until there is a reason to stop.
+async fn land(table: &mut Table, flush: &mut Flush, tokens: &[Token], metrics: &SinkMetrics) -> Result<Version, Failure> {
     let mut waits = Waits::default();
     loop {
         // Rows of a partition that left meanwhile may land all the same: its next owner finds them in the ledger, or is refused by
@@ -166,10 +183,10 @@ async fn one(
         if !tokens.iter().any(Token::is_current) {
             return Err(Failure::Left);
         }
-        match commit(table, &mut flush).await {
+        match commit(table, flush).await {
             Ok(version) => {
                 metrics.up();
-                return Ok((version, bytes));
+                return Ok(version);
             }
             Err(CommitError::Unavailable(reason)) => {
                 metrics.down(&reason);

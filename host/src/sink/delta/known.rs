@@ -8,6 +8,8 @@ use std::sync::Arc;
 use arrow::datatypes::Field;
 use deltalake::kernel::{StructType, Version};
 use deltalake::logstore::LogStoreRef;
+use sha2::{Digest as _, Sha256};
+use url::Url;
 
 use super::columns::{columns, extend};
 use super::config::OnDoubt;
@@ -17,15 +19,19 @@ use super::read::check_table;
 use super::rows::TableRows;
 use super::settings::Settings;
 use super::table::{Table, TableError, log_store};
-use crate::ack::Slot;
+use crate::ack::{Slot, TopicPartition};
 use crate::observe::SinkMetrics;
 use crate::output::View;
+use crate::sink::Surroundings;
+use crate::source::kafka::begin::other_topic;
 
 /// See the module.
 #[derive(Debug)]
 pub struct Known {
     /// Name of the table; empty: the only one.
     pub name: Arc<str>,
+    /// How commits of offsets call its ledger.
+    pub place: Arc<str>,
     /// The table; a flush has it while it is under way.
     pub table: Option<Table>,
     /// What the table's ledger covers, without the flush that is under way.
@@ -65,8 +71,9 @@ impl Known {
         wanted: &[Field],
         generation: u64,
         settings: &Settings,
-        metrics: &SinkMetrics,
+        around: &Surroundings,
     ) -> Result<Known, Unusable> {
+        let metrics = &around.metrics;
         let url = settings.place.url(&name);
         let located = |reason| Unusable::Configuration(format!("table at {url}: {reason}"));
         let schema = columns(wanted).map_err(located)?;
@@ -93,6 +100,7 @@ impl Known {
         let rows = TableRows::new(columns, &settings.metadata).map_err(located)?;
         Ok(Known {
             name,
+            place: place(settings.ledger.as_deref().unwrap_or(&around.sink), &url),
             positions: table.positions.clone(),
             generation,
             looked_at: HashSet::new(),
@@ -130,18 +138,26 @@ impl Known {
     }
 }
 
-/// Where a table is ahead of where reading begins, what was decided about those records must be what is decided now, or a record
-/// could be in two tables, or in none.
+/// Where a table is ahead of where reading begins, its rows must be of this topic, not of an earlier one of the same name, and what was
+/// decided about those records must be what is decided now, or a record could be in two tables, or in none.
 ///
 /// # Errors
-/// Explains, where the decision differs and the settings do not accept that.
-pub async fn same_decision(table: &Table, app_id: &str, view: &View<'_>, decision: &str, on_other: OnDoubt) -> Result<(), Unusable> {
+/// Explains, where the topic is another, or the decision differs and the settings do not accept that.
+pub async fn same_origin(table: &Table, app_id: &str, view: &View<'_>, around: &Surroundings, on_other: OnDoubt) -> Result<(), Unusable> {
     let Some(held) = table.positions.get(app_id).filter(|held| **held >= view.offset()) else { return Ok(()) };
-    let then = match table.decision_of(app_id).await {
-        Ok(Some(then)) if then != decision => then,
-        Ok(_) => return Ok(()),
+    let brought = match table.brought(app_id).await {
+        Ok(Some(brought)) => brought,
+        Ok(None) => return Ok(()),
         Err(error) => return Err(Unusable::Environment(error.to_string())),
     };
+    if let (Some(then), Some(now)) = (brought.topics.get(&**view.topic()), around.logs.topic_id(view.topic()))
+        && **then != *now
+    {
+        let name = TopicPartition { topic: view.topic().clone(), partition: view.partition() };
+        return Err(Unusable::Environment(other_topic(&name, *held)));
+    }
+    let decision: &str = &around.decision;
+    let Some(then) = brought.decision.filter(|then| then != decision) else { return Ok(()) };
     let text = format!(
         "the table at {} holds {}/{} up to offset {held}, as decision {then:.12} made it; reading begins at offset {}, and plugins, their \
          configuration or the routing are others now (decision {decision:.12})",
@@ -159,6 +175,13 @@ pub async fn same_decision(table: &Table, app_id: &str, view: &View<'_>, decisio
             "{text}: run the former version until it has caught up, or set `on_other_decision = \"accept\"` to leave those rows as they are"
         ))),
     }
+}
+
+/// How commits of offsets call a ledger: by its name and its place, in few bytes, since brokers take little beside an offset.
+fn place(ledger: &str, url: &Url) -> Arc<str> {
+    let digest = Sha256::digest(url.as_str());
+    let short: String = digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+    format!("{ledger}#{short}").into()
 }
 
 async fn open_or_create(store: &LogStoreRef, schema: &StructType, partition_by: &[String]) -> Result<Table, TableError> {

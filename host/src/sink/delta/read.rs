@@ -2,7 +2,7 @@
 //!
 //! Invariant: nothing here writes to a table.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::sync::Arc;
 
@@ -22,6 +22,8 @@ use super::ledger::Ledger;
 use super::settings::{Place, Settings, place_url};
 use super::survey::open_all;
 use super::table::{Table, TableError, chain, log_store};
+use crate::ack::TopicPartition;
+use crate::sink::Held;
 
 /// How many rows a table has, from its log alone.
 ///
@@ -88,23 +90,36 @@ async fn load(uri: &str) -> Result<(Url, DeltaTable), TableError> {
     Ok((url, table))
 }
 
-/// What the ledger of a sink's table says: topic, partition, next offset. Empty where there is no table yet, or where records
-/// choose the table: then only the group's committed offset says where to begin.
+/// What the ledgers of a sink's tables say: partition, next offset, id of the topic. Empty where there is no table yet. Of several
+/// tables below a root the least of each partition counts.
 ///
 /// # Errors
-/// Where the table's log cannot be read.
-pub async fn ledger_positions(config: &Config, group: &str, sink: &str) -> Result<Vec<(Arc<str>, i32, i64)>, TableError> {
+/// Where a table's log cannot be read.
+pub async fn ledger_positions(config: &Config, group: &str, sink: &str) -> Result<Held, TableError> {
     let settings = Settings::new(config).map_err(TableError::Refused)?;
-    let Place::One(url) = &settings.place else { return Ok(Vec::new()) };
     let ledger = Ledger::new(settings.ledger.as_deref(), group, sink);
-    let Some(table) = open_quietly(log_store(url)?).await? else { return Ok(Vec::new()) };
-    let positions = table.positions.iter().filter_map(|(app_id, last)| {
-        let partition = ledger.partition(app_id)?;
-        Some((partition.topic, partition.partition, last + 1))
-    });
-    let mut positions: Vec<_> = positions.collect();
-    positions.sort();
-    Ok(positions)
+    let tables = tables(&settings).await?;
+    let mut least: BTreeMap<TopicPartition, (i64, Option<Arc<str>>)> = BTreeMap::new();
+    for table in &tables {
+        let positions: Vec<_> = table.positions.iter().filter_map(|(id, last)| Some((ledger.partition(id)?, last + 1))).collect();
+        let topics: HashSet<Arc<str>> = positions.iter().map(|(partition, _)| partition.topic.clone()).collect();
+        let ids = if topics.is_empty() { HashMap::new() } else { table.topic_ids(&topics).await? };
+        for (partition, next) in positions {
+            let id = ids.get(&partition.topic).cloned();
+            let held = least.entry(partition).or_insert_with(|| (next, id.clone()));
+            if next < held.0 {
+                *held = (next, id);
+            }
+        }
+    }
+    Ok(least.into_iter().map(|(partition, (next, id))| (partition, next, id)).collect())
+}
+
+async fn tables(settings: &Settings) -> Result<Vec<Table>, TableError> {
+    match &settings.place {
+        Place::One(url) => Ok(open_quietly(log_store(url)?).await?.into_iter().collect()),
+        below => open_all(below).await,
+    }
 }
 
 /// Ledgers of other names that hold partitions of topics that are ours, as warnings: a sink whose name or group was changed takes
@@ -120,12 +135,8 @@ pub async fn other_ledgers(
 ) -> Result<Vec<String>, TableError> {
     let settings = Settings::new(config).map_err(TableError::Refused)?;
     let ledger = Ledger::new(settings.ledger.as_deref(), group, sink);
-    let tables: Vec<Table> = match &settings.place {
-        Place::One(url) => open_quietly(log_store(url)?).await?.into_iter().collect(),
-        Place::Below { root, tables_max } => open_all(&settings.place, root, *tables_max).await?,
-    };
     let mut warnings = Vec::new();
-    for table in tables {
+    for table in tables(&settings).await? {
         let mut others: BTreeMap<&str, usize> = BTreeMap::new();
         let found = table.positions.keys().filter_map(|app_id| ledger.other(app_id)).filter(|(_, topic)| is_ours(topic));
         found.for_each(|(name, _)| *others.entry(name).or_default() += 1);

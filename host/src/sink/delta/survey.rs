@@ -6,8 +6,6 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use url::Url;
-
 use super::files::local_path;
 use super::flush::Waits;
 use super::settings::Place;
@@ -19,10 +17,9 @@ const DEPTH_MAX: usize = 8;
 
 /// The tables below the root, opened. Waits while the place does not answer. Of one table: none, it is asked when it is opened.
 pub async fn survey(place: &Place, metrics: &SinkMetrics) -> Vec<Table> {
-    let Place::Below { root, tables_max } = place else { return Vec::new() };
     let mut waits = Waits::default();
     loop {
-        match open_all(place, root, *tables_max).await {
+        match open_all(place).await {
             Ok(tables) => return tables,
             Err(error) => {
                 metrics.down(&error.to_string());
@@ -36,8 +33,10 @@ pub async fn survey(place: &Place, metrics: &SinkMetrics) -> Vec<Table> {
 /// The tables below the root, opened.
 ///
 /// # Errors
-/// Where one of them cannot be read.
-pub async fn open_all(place: &Place, root: &Url, tables_max: usize) -> Result<Vec<Table>, TableError> {
+/// Where the log of one cannot be read.
+pub async fn open_all(place: &Place) -> Result<Vec<Table>, TableError> {
+    let Place::Below { root, tables_max } = place else { return Ok(Vec::new()) };
+    let tables_max = *tables_max;
     let Some(folder) = local_path(root, "") else { return Ok(Vec::new()) };
     let names = tokio::task::spawn_blocking(move || names_below(&folder, tables_max))
         .await

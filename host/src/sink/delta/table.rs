@@ -3,7 +3,7 @@
 //! Invariant: `positions` are the application transactions of exactly the version that is loaded, so comparing them and committing
 //! on that version is one step: a commit in between is a conflict.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use deltalake::kernel::{Metadata, StructType, Version};
@@ -26,6 +26,8 @@ use deltalake::kernel::transaction::CommitProperties;
 pub const NONCE: &str = "anabranch.nonce";
 /// Key in a commit's info: digest of what decided about the records.
 pub const DECISION: &str = "anabranch.decision";
+/// Key in a commit's info: ids of the topics that the records come from.
+pub const TOPICS: &str = "anabranch.topics";
 
 /// How far back a commit is looked for.
 const VERSIONS_BACK_MAX: u64 = 1_000;
@@ -112,6 +114,24 @@ struct Line {
 struct Entry {
     positions: Vec<(String, i64)>,
     info: HashMap<String, Value>,
+}
+
+/// What a commit says of its records.
+#[derive(Debug, Default)]
+pub struct Brought {
+    /// Digest of what decided about them.
+    pub decision: Option<String>,
+    /// Ids of the topics that they come from.
+    pub topics: HashMap<String, String>,
+}
+
+impl Entry {
+    fn brought(&self) -> Brought {
+        let decision = self.info.get(DECISION).and_then(Value::as_str).map(str::to_owned);
+        let topics = self.info.get(TOPICS).and_then(Value::as_object).into_iter().flatten();
+        let topics = topics.filter_map(|(topic, id)| Some((topic.clone(), id.as_str()?.to_owned()))).collect();
+        Brought { decision, topics }
+    }
 }
 
 impl Table {
@@ -259,19 +279,39 @@ impl Table {
         }
     }
 
-    /// The decision digest of the commit that brought `app_id` to where it is; `None`: that commit is not in the log any more.
+    /// The commit that brought `app_id` to where it is; `None`: it is not in the log any more.
     ///
     /// # Errors
     /// Where the log cannot be read.
-    pub async fn decision_of(&self, app_id: &str) -> Result<Option<String>, TableError> {
+    pub async fn brought(&self, app_id: &str) -> Result<Option<Brought>, TableError> {
         let newest = self.version();
         for version in (newest.saturating_sub(VERSIONS_BACK_MAX)..=newest).rev() {
             let Some(entry) = self.entry(version).await? else { return Ok(None) };
             if entry.positions.iter().any(|(id, _)| id == app_id) {
-                return Ok(entry.info.get(DECISION).and_then(Value::as_str).map(str::to_owned));
+                return Ok(Some(entry.brought()));
             }
         }
         Ok(None)
+    }
+
+    /// The latest ids of topics that commits of the last versions name.
+    ///
+    /// # Errors
+    /// Where the log cannot be read.
+    pub async fn topic_ids(&self, topics: &HashSet<Arc<str>>) -> Result<HashMap<Arc<str>, Arc<str>>, TableError> {
+        let newest = self.version();
+        let mut ids = HashMap::new();
+        for version in (newest.saturating_sub(VERSIONS_BACK_MAX)..=newest).rev() {
+            if ids.len() == topics.len() {
+                break;
+            }
+            let Some(entry) = self.entry(version).await? else { break };
+            let brought = entry.brought();
+            for topic in topics.iter().filter(|topic| brought.topics.contains_key(&***topic)) {
+                ids.entry(topic.clone()).or_insert_with(|| brought.topics[&**topic].as_str().into());
+            }
+        }
+        Ok(ids)
     }
 
     async fn entry(&self, version: Version) -> Result<Option<Entry>, TableError> {

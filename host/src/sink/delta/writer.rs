@@ -14,23 +14,25 @@ use arrow::datatypes::Field;
 use deltalake::kernel::Version;
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use serde_json::Value;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 
 use super::columns::columns;
 use super::config::{OnChange, OnDoubt};
-use super::flush::{Done, Failure, Job, Load, run};
-use super::known::{Known, Unusable, same_decision};
+use super::flush::{Done, Failure, Job, Load, Waits, run};
+use super::known::{Known, Unusable, same_origin};
 use super::ledger::Ledger;
 use super::rows::{NoRow, wanted_fields};
 use super::settings::{Place, Settings, is_within};
 use super::survey::survey;
 use super::table::{Table, TableError};
-use crate::ack::{Slot, Token};
+use crate::ack::{Slot, Token, TopicPartition};
 use crate::dead::{Class, Durable, Letter};
 use crate::output::{Change, View};
 use crate::schemas::Entry;
 use crate::sink::{Heard, Inbox, Message, Piece, SinkError, Surroundings};
+use crate::source::kafka::begin::ahead;
 
 /// See the module.
 pub struct Writer {
@@ -151,7 +153,7 @@ impl Writer {
         let mut letters = Vec::new();
         let (mut rows, mut skipped) = (0, 0);
         for view in piece.iter() {
-            match self.take_one(&view, slot, &mut visited).await? {
+            match self.take_one(&view, &piece.token, &mut visited).await? {
                 Verdict::Row => rows += 1,
                 Verdict::Skip => skipped += 1,
                 Verdict::Letter(letter) => letters.push((view.index as u32, letter)),
@@ -179,7 +181,12 @@ impl Writer {
         Ok(())
     }
 
-    async fn take_one<'a>(&mut self, view: &View<'a>, slot: Slot, visited: &mut Vec<(Option<&'a str>, At)>) -> Result<Verdict, SinkError> {
+    async fn take_one<'a>(
+        &mut self,
+        view: &View<'a>,
+        token: &Token,
+        visited: &mut Vec<(Option<&'a str>, At)>,
+    ) -> Result<Verdict, SinkError> {
         if let Some(verdict) = self.no_row(view) {
             return Ok(verdict);
         }
@@ -189,7 +196,7 @@ impl Writer {
         };
         let index = match visited.iter().rposition(|(name, _)| *name == destination) {
             Some(index) => index,
-            None => match self.go_to(view, destination, slot).await? {
+            None => match self.go_to(view, destination, token).await? {
                 Ok(at) => {
                     visited.push((destination, at));
                     visited.len() - 1
@@ -197,7 +204,7 @@ impl Writer {
                 Err(reason) => return Ok(self.letter(view, Class::DestinationInvalid, "destination", reason)),
             },
         };
-        self.gather(view, slot, &mut visited[index].1)
+        self.gather(view, token.slot(), &mut visited[index].1)
     }
 
     /// What becomes of an output that is no row of any table.
@@ -260,7 +267,8 @@ impl Writer {
     }
 
     /// The table of an output, opened, with the ledger of the partition that the output comes from; or why there is none.
-    async fn go_to(&mut self, view: &View<'_>, destination: Option<&str>, slot: Slot) -> Result<Result<At, String>, SinkError> {
+    async fn go_to(&mut self, view: &View<'_>, destination: Option<&str>, token: &Token) -> Result<Result<At, String>, SinkError> {
+        let slot = token.slot();
         let name = match self.settings.place.name(destination) {
             Ok(name) => name,
             Err(reason) => return Ok(Err(reason)),
@@ -272,7 +280,7 @@ impl Writer {
                     return Ok(Err(reason));
                 }
                 let wanted = self.wanted(view)?;
-                let opened = Known::open(name.clone(), &wanted, self.generation, &self.settings, &self.around.metrics).await;
+                let opened = Known::open(name.clone(), &wanted, self.generation, &self.settings, &self.around).await;
                 self.tables.push(opened.map_err(|unusable| self.unusable(unusable))?);
                 self.by_name.insert(name, self.tables.len() - 1);
                 self.checkpoint_if_due(self.tables.len() - 1);
@@ -281,7 +289,7 @@ impl Writer {
         };
         let app_id = self.ledger.app_id(view.topic(), view.partition());
         if !self.around.takes_letters && !self.tables[table].looked_at.contains(&slot) {
-            self.look_at(table, slot, &app_id, view).await?;
+            self.look_at(table, token, &app_id, view).await?;
         }
         let known = &self.tables[table];
         // What is gathered already is newer than what any ledger covers; dead letters come in no order, so none covers them.
@@ -304,20 +312,70 @@ impl Writer {
         }
     }
 
-    /// The first rows of a partition for a table.
-    async fn look_at(&mut self, table: usize, slot: Slot, app_id: &str, view: &View<'_>) -> Result<(), SinkError> {
+    /// The first rows of a partition for a table: may its ledger be believed, and what does it say?
+    async fn look_at(&mut self, table: usize, token: &Token, app_id: &str, view: &View<'_>) -> Result<(), SinkError> {
+        let slot = token.slot();
         if slot.generation() > self.tables[table].generation {
             self.wait_for_flush().await?;
             self.tables[table].refresh(self.generation, &self.around.metrics).await;
         }
-        if self.tables[table].positions.get(app_id).is_some_and(|held| *held >= view.offset()) {
+        self.compare_with_commits(table, token, app_id, view)?;
+        if let Some(held) = self.tables[table].positions.get(app_id).copied().filter(|held| *held >= view.offset()) {
             self.wait_for_flush().await?;
-            if let Some(table) = &self.tables[table].table {
-                let same = same_decision(table, app_id, view, &self.around.decision, self.settings.on_other_decision).await;
+            if let Some(known) = &self.tables[table].table {
+                let same = same_origin(known, app_id, view, &self.around, self.settings.on_other_decision).await;
                 same.map_err(|unusable| self.unusable(unusable))?;
             }
+            self.compare_with_end(held, token, view).await?;
+            tracing::info!(
+                sink = %self.around.sink, topic = %view.topic(), partition = view.partition(), from = view.offset(), to = held,
+                "the table holds these records already: they are not written again"
+            );
         }
         self.tables[table].looked_at.insert(slot);
+        Ok(())
+    }
+
+    /// The table must hold what it held when offsets were committed that count on it.
+    fn compare_with_commits(&self, table: usize, token: &Token, app_id: &str, view: &View<'_>) -> Result<(), SinkError> {
+        let known = &self.tables[table];
+        let held = known.positions.get(app_id).copied();
+        let Some(promised) = token.held(&known.place).filter(|promised| held < Some(*promised)) else { return Ok(()) };
+        let says = held.map_or("nothing".to_owned(), |held| format!("only up to offset {held}"));
+        let text = format!(
+            "the table held {}/{} up to offset {promised} when the group's offset was committed, and holds {says} now: it was restored to an older \
+             version, or created again",
+            view.topic(),
+            view.partition()
+        );
+        match self.settings.restored {
+            OnDoubt::Accept => {
+                tracing::warn!(sink = %self.around.sink, "{text}: accepted, the rows in between stay missing");
+                token.forget_held(&known.place);
+                Ok(())
+            }
+            OnDoubt::Stop => Err(self.environment(format!(
+                "{text}: set `restored = \"accept\"` to go on, and move the group's offsets back if the rows in between are to be written again"
+            ))),
+        }
+    }
+
+    /// A ledger that is ahead of its partition's end is that of another log.
+    async fn compare_with_end(&mut self, held: i64, token: &Token, view: &View<'_>) -> Result<(), SinkError> {
+        let mut waits = Waits::default();
+        // Without an answer nothing is known, so nothing is dropped: wait for one.
+        while token.is_current() {
+            match self.around.logs.end(view.topic(), view.partition()).await {
+                None => return Ok(()),
+                Some(Ok(end)) if held < end => return Ok(()),
+                Some(Ok(end)) => {
+                    let name = TopicPartition { topic: view.topic().clone(), partition: view.partition() };
+                    return Err(self.environment(ahead(&name, held, end)));
+                }
+                Some(Err(error)) => tracing::debug!(sink = %self.around.sink, error, "the end of a partition is not known yet"),
+            }
+            waits.wait().await;
+        }
         Ok(())
     }
 
@@ -332,7 +390,7 @@ impl Writer {
         }
         let app_id = self.ledger.app_id(view.topic(), view.partition());
         for table in &self.survey {
-            let same = same_decision(table, &app_id, view, &self.around.decision, self.settings.on_other_decision).await;
+            let same = same_origin(table, &app_id, view, &self.around, self.settings.on_other_decision).await;
             same.map_err(|unusable| self.unusable(unusable))?;
         }
         Ok(())
@@ -367,7 +425,10 @@ impl Writer {
                 continue;
             }
             if let Some(table) = known.table.take() {
-                loads.push(Load { index, table, taken, partition_by: known.partition_by.clone() });
+                let names = taken.positions.iter().filter_map(|position| self.ledger.partition(&position.app_id));
+                let with_id = |topic: Arc<str>| Some((topic.to_string(), Value::from(&*self.around.logs.topic_id(&topic)?)));
+                let topics = names.filter_map(|name| with_id(name.topic)).collect();
+                loads.push(Load { index, table, taken, partition_by: known.partition_by.clone(), topics });
             }
         }
         if loads.is_empty() {
@@ -398,6 +459,11 @@ impl Writer {
             known.positions = table.positions.clone();
             known.table = Some(table);
             if landed.is_some() {
+                for token in &done.tokens {
+                    if let Some(last) = known.under_way.get(&token.slot()) {
+                        token.hold(&known.place, *last);
+                    }
+                }
                 self.checkpoint_if_due(index);
             }
         }

@@ -2,6 +2,7 @@
 //!
 //! Invariant: one log line per change of state, however often librdkafka repeats itself; no secret is ever part of it.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -25,6 +26,8 @@ pub struct Credentials {
     pub secret: String,
     /// Scope, where the server wants one.
     pub scope: Option<String>,
+    /// Certificates to trust beside the usual ones, PEM.
+    pub ca: Option<PathBuf>,
 }
 
 impl std::fmt::Debug for Credentials {
@@ -42,6 +45,7 @@ impl Credentials {
             id: oauth.client_id.clone(),
             secret: oauth.client_secret.expose().to_owned(),
             scope: oauth.scope.clone(),
+            ca: security.ca.as_ref().map(|ca| ca.to_path_buf()),
         })
     }
 }
@@ -57,6 +61,8 @@ pub fn consumer_config(source: &KafkaSource, route: &str, group: &str) -> Client
         ("fetch.message.max.bytes", (256 << 10).to_string()),
         ("queued.max.messages.kbytes", (16 << 10).to_string()),
         ("allow.auto.create.topics", "false".to_owned()),
+        // The default of five minutes is how long records of a partition that is added would wait.
+        ("topic.metadata.refresh.interval.ms", "30000".to_owned()),
     ];
     for (name, value) in defaults {
         config.set(name, value);
@@ -85,9 +91,14 @@ pub fn consumer_config(source: &KafkaSource, route: &str, group: &str) -> Client
     config
 }
 
+/// How long a token endpoint may take.
+const TOKEN_TIMEOUT: Duration = Duration::from_secs(10);
+
 #[derive(Debug, Default)]
 struct State {
     last: Option<Trouble>,
+    /// A broker answered at least once: from then on trouble is an outage that is waited out, before it is a reason not to start.
+    connected: bool,
     down: bool,
 }
 
@@ -123,9 +134,15 @@ impl Login {
         self.state.lock().last.clone()
     }
 
+    /// Whether no broker could be reached since one answered.
+    pub fn is_down(&self) -> bool {
+        self.state.lock().down
+    }
+
     /// A broker answered.
     pub fn answered(&self) {
         let mut state = self.state.lock();
+        state.connected = true;
         state.last = None;
         if std::mem::take(&mut state.down) && self.metrics.part_up(&self.part) {
             tracing::info!(part = %self.part, "up again");
@@ -139,12 +156,20 @@ impl Login {
             return;
         };
         let mut state = self.state.lock();
+        // Of several brokers one may go, and idle connections are closed: that is no outage.
+        let one_of_many = matches!(
+            error.rdkafka_error_code(),
+            Some(RDKafkaErrorCode::BrokerTransportFailure | RDKafkaErrorCode::OperationTimedOut | RDKafkaErrorCode::Resolve)
+        );
+        if state.connected && one_of_many {
+            return;
+        }
         // A lasting cause explains the transport errors that follow it.
         if !(state.last.as_ref().is_some_and(|last| last.lasting) && !trouble.lasting) {
             state.last = Some(trouble.clone());
         }
         state.down = true;
-        if self.metrics.part_down(&self.part, &trouble.text) {
+        if self.metrics.part_down(&self.part, &trouble.text) && state.connected {
             tracing::warn!(part = %self.part, reason = %trouble.text, "unavailable, waiting");
         }
     }
@@ -168,9 +193,15 @@ impl Login {
         let answer: serde_json::Value = self.runtime.block_on(async {
             let mut form = vec![("grant_type", "client_credentials")];
             form.extend(credentials.scope.as_deref().map(|scope| ("scope", scope)));
-            let client = reqwest::Client::builder().timeout(Duration::from_secs(10)).build()?;
-            let request = client.post(&credentials.url).basic_auth(&credentials.id, Some(&credentials.secret)).form(&form);
-            request.send().await?.error_for_status()?.json().await
+            let mut client = reqwest::Client::builder().timeout(TOKEN_TIMEOUT);
+            if let Some(ca) = &credentials.ca {
+                for certificate in reqwest::Certificate::from_pem_bundle(&tokio::fs::read(ca).await?)? {
+                    client = client.add_root_certificate(certificate);
+                }
+            }
+            let request = client.build()?.post(&credentials.url).basic_auth(&credentials.id, Some(&credentials.secret)).form(&form);
+            let answer = request.send().await?.error_for_status()?;
+            Ok::<_, Box<dyn std::error::Error>>(answer.json().await?)
         })?;
         let token = answer["access_token"].as_str().ok_or("the token endpoint's answer has no access_token")?;
         let seconds = answer["expires_in"].as_i64().unwrap_or(300);
@@ -183,6 +214,9 @@ impl Login {
         let lasting = |text: String| Some(Trouble { text, lasting: true });
         let passing = |text: String| Some(Trouble { text, lasting: false });
         match code? {
+            RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SaslAuthenticationFailed if self.credentials.is_some() => {
+                lasting(format!("no login at {brokers} by token ({reason}): check `oauth` in `security`, and that its token_url answers"))
+            }
             RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SaslAuthenticationFailed => {
                 lasting(format!("{brokers} refused the login ({reason}): check username, password and mechanism in `security`"))
             }
@@ -201,5 +235,85 @@ impl Login {
             }
             _ => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn login(metrics: &Metrics, credentials: Option<Credentials>) -> Login {
+        Login::new("broker:9092", "source", metrics.clone(), credentials)
+    }
+
+    fn error(code: RDKafkaErrorCode) -> KafkaError {
+        KafkaError::Global(code)
+    }
+
+    #[tokio::test]
+    async fn before_the_first_answer_every_trouble_counts_and_a_lasting_one_explains_the_others() {
+        let metrics = Metrics::new();
+        let login = login(&metrics, None);
+        login.error(&error(RDKafkaErrorCode::BrokerTransportFailure), "connection refused");
+        assert!(login.trouble().is_some_and(|trouble| !trouble.lasting && trouble.text.contains("connection refused")));
+        login.error(&error(RDKafkaErrorCode::Authentication), "bad password");
+        login.error(&error(RDKafkaErrorCode::AllBrokersDown), "1/1 brokers are down");
+        let trouble = login.trouble().expect("one");
+        assert!(trouble.lasting && trouble.text.contains("bad password") && trouble.text.contains("check username"), "{trouble:?}");
+    }
+
+    #[tokio::test]
+    async fn later_one_broker_of_many_is_no_outage_and_all_of_them_are_until_one_answers() {
+        let metrics = Metrics::new();
+        let login = login(&metrics, None);
+        login.answered();
+        login.error(&error(RDKafkaErrorCode::BrokerTransportFailure), "disconnected while idle");
+        assert_eq!((login.is_down(), metrics.not_ready()), (false, vec![]));
+        login.error(&error(RDKafkaErrorCode::AllBrokersDown), "3/3 brokers are down");
+        assert!(login.is_down());
+        assert_eq!(metrics.not_ready()[0].0, "source");
+        login.answered();
+        assert_eq!((login.is_down(), metrics.not_ready()), (false, vec![]));
+    }
+
+    /// A token endpoint that takes one client; answers with what it was sent.
+    async fn token_endpoint() -> String {
+        use axum::http::{HeaderMap, StatusCode};
+        let answer = |headers: HeaderMap, form: String| async move {
+            // router:s3cret
+            let known = headers.get("authorization").is_some_and(|value| value == "Basic cm91dGVyOnMzY3JldA==");
+            if known {
+                Ok(axum::Json(serde_json::json!({ "access_token": form, "expires_in": 60 })))
+            } else {
+                Err(StatusCode::UNAUTHORIZED)
+            }
+        };
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let router = axum::Router::new().route("/token", axum::routing::post(answer));
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        format!("http://{address}/token")
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_token_is_had_by_client_credentials_and_a_refusal_names_the_endpoint_and_no_secret() {
+        let url = token_endpoint().await;
+        let credentials = |secret: &str| Credentials {
+            url: url.clone(),
+            id: "router".into(),
+            secret: secret.into(),
+            scope: Some("kafka".into()),
+            ca: None,
+        };
+        let ask = |secret: &str| {
+            let login = login(&Metrics::new(), Some(credentials(secret)));
+            tokio::task::spawn_blocking(move || login.token().map_err(|error| error.to_string()))
+        };
+        let token = ask("s3cret").await.expect("no panic").expect("a token");
+        assert_eq!((token.token.as_str(), token.principal_name.as_str()), ("grant_type=client_credentials&scope=kafka", "router"));
+        let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).expect("later").as_millis() as i64;
+        assert!((token.lifetime_ms - now_ms - 60_000).abs() < 10_000);
+        let Err(text) = ask("wrong-one").await.expect("no panic") else { panic!("a refusal") };
+        assert!(text.contains("401") && text.contains("/token") && !text.contains("wrong-one"), "{text}");
     }
 }

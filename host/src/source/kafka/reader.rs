@@ -65,8 +65,10 @@ pub struct Ends {
 /// What the reader tells the control thread.
 #[derive(Debug)]
 pub struct ReadError {
-    /// Topic and partition, where the error concerns one.
-    pub place: String,
+    /// The topic, empty where the error concerns none.
+    pub topic: String,
+    /// The partition; -1 where the error concerns none.
+    pub partition: i32,
     /// Which error.
     pub code: RDKafkaErrorCode,
     /// Librdkafka's words.
@@ -200,8 +202,7 @@ impl<C: ConsumerContext + 'static> Reader<C> {
                 }
             }
             Item::Error { topic, code, reason } => {
-                let place = if topic.is_empty() { String::new() } else { format!("{topic}/{}", origin.partition) };
-                let _ = self.errors.send(ReadError { place, code, reason });
+                let _ = self.errors.send(ReadError { topic: topic.to_owned(), partition: origin.partition, code, reason });
             }
         });
         for (_, building) in open {
@@ -232,7 +233,7 @@ impl<C: ConsumerContext + 'static> Reader<C> {
         let Building { place, mut batch, bytes } = building;
         let (Some(first), Some(last)) = (batch.offsets.first().copied(), batch.offsets.last().copied()) else { return };
         let Some(token) = self.shared.acks.dispatch(place.slot, first, last + 1, batch.len() as u64) else { return };
-        batch.permit = Some(self.shared.budget.take(batch.bytes()));
+        batch.permit = Some(self.shared.budget.take(place.slot, batch.bytes()));
         self.shared.metrics.read.inc_by(batch.len() as u64);
         self.shared.metrics.read_bytes.inc_by(bytes as u64);
         let worker = worker_of(&place.name, self.workers.len());

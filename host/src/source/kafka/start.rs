@@ -3,7 +3,7 @@
 //! Invariant: within the connect deadline either a broker answered or there is one message that names cause and remedy. The queue is
 //! destroyed before its consumer, and the consumer when nobody reads any more.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
@@ -12,12 +12,15 @@ use parking_lot::Mutex;
 use rdkafka::ClientConfig;
 use rdkafka::config::FromClientConfigAndContext as _;
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaResult;
 use rdkafka::metadata::Metadata;
 use rdkafka::types::RDKafkaErrorCode;
 
 use super::client::Login;
-use super::control::{Context, Control, Rules};
+use super::control::Control;
 use super::fence::Fence;
+use super::group::{Context, Rules};
+use super::heartbeat::Heartbeat;
 use super::queue::Queue;
 use super::reader::{BatchBounds, Ends, Reader, Shared, WorkerMessage};
 use crate::ack::budget::Budget;
@@ -25,6 +28,7 @@ use crate::ack::{Acks, TopicPartition};
 use crate::config::Topics;
 use crate::observe::RouteMetrics;
 use crate::sink::{Outbox, Urgency};
+use crate::source::logs::Logs;
 use crate::stop::{Stop, StopReason};
 
 /// How long the first answer of a broker may take.
@@ -59,6 +63,10 @@ pub struct Reading {
     pub metrics: RouteMetrics,
     /// The connection's words.
     pub login: Login,
+    /// What sinks may know of the logs.
+    pub logs: Logs,
+    /// Sign of life of the control thread.
+    pub heartbeat: Heartbeat,
 }
 
 impl Reading {
@@ -75,6 +83,7 @@ impl Reading {
         let Some(metadata) = metadata else { return Ok(()) };
         let topics = find(&metadata, &self.topics).map_err(|text| environment(format!("route {route:?}: {text}")))?;
         let ends = if self.until_end { Some(self.ends(&probe, &metadata)?) } else { None };
+        let at_start = partitions(&metadata, &self.topics);
         drop(probe);
 
         let shared = Arc::new(Shared {
@@ -96,10 +105,22 @@ impl Reading {
             workers: self.workers.clone(),
             stop: self.stop,
             login: self.login,
+            logs: self.logs.clone(),
+            topics: self.topics,
+            at_start,
+            heartbeat: self.heartbeat,
+            commit_soon: AtomicBool::new(false),
         };
         let consumer = BaseConsumer::from_config_and_context(&self.client, context)
             .map_err(|error| StopReason::Configuration(format!("route {route:?}: {error}")))?;
         let consumer = Arc::new(consumer);
+        // Weak: the client has to be let go of here, or the process would not leave the group.
+        let asked = Arc::downgrade(&consumer);
+        self.logs.ask(Some(Arc::new(move |topic, partition| {
+            let consumer = asked.upgrade().ok_or("the route is ending")?;
+            let (_, end) = consumer.fetch_watermarks(topic, partition, METADATA_TIMEOUT).map_err(|error| error.to_string())?;
+            Ok(end)
+        })));
         let queue = Arc::new(Queue::new(consumer.clone()));
         *consumer.context().queue.lock() = Some(queue.clone());
         let (errors, reader_errors) = mpsc::channel();
@@ -107,15 +128,15 @@ impl Reading {
         let reading = std::thread::Builder::new().name(format!("read-{route}")).spawn(move || reader.run());
         let reading = reading.map_err(|error| environment(format!("route {route:?}: no thread for reading: {error}")))?;
 
-        let topics: Vec<&str> = topics.iter().map(String::as_str).collect();
-        let subscribed = consumer.subscribe(&topics);
+        let subscribed = subscribe(&consumer, &topics);
         if subscribed.is_ok() {
-            Control { consumer: consumer.clone(), errors: reader_errors }.run();
+            Control::new(consumer.clone(), reader_errors, topics).run();
         }
         shared.ending.store(true, Ordering::Release);
         shared.budget.interrupt();
         let joined = reading.join();
         *consumer.context().queue.lock() = None;
+        self.logs.ask(None);
         // Leaves the group: the rebalance callback finds no partition of ours any more.
         drop(consumer);
         subscribed.map_err(|error| StopReason::Configuration(format!("route {route:?}: topics: {error}")))?;
@@ -169,6 +190,10 @@ pub fn reach(probe: &BaseConsumer<Probe>, login: &Login, stop: &Stop, patience: 
         if stop.is_stopped() {
             return Ok(None);
         }
+        // Serves what librdkafka says of the connection, and its wish for a token.
+        while let Some(Err(error)) = probe.poll(Duration::from_millis(50)) {
+            login.error(&error, "");
+        }
         match probe.fetch_metadata(None, METADATA_TIMEOUT) {
             Ok(metadata) => {
                 login.answered();
@@ -176,7 +201,6 @@ pub fn reach(probe: &BaseConsumer<Probe>, login: &Login, stop: &Stop, patience: 
             }
             Err(error) => login.error(&error, ""),
         }
-        // Serves what librdkafka says of the connection.
         while let Some(Err(error)) = probe.poll(Duration::from_millis(50)) {
             login.error(&error, "");
         }
@@ -189,17 +213,42 @@ pub fn reach(probe: &BaseConsumer<Probe>, login: &Login, stop: &Stop, patience: 
     }
 }
 
-/// What to subscribe to.
+/// The partitions that are there.
+fn partitions(metadata: &Metadata, topics: &Topics) -> HashSet<TopicPartition> {
+    let ours = metadata.topics().iter().filter(|topic| topics.contains(topic.name()));
+    let name = |topic: &str, partition: i32| TopicPartition { topic: topic.into(), partition };
+    ours.flat_map(|topic| topic.partitions().iter().map(|partition| name(topic.name(), partition.id()))).collect()
+}
+
+/// Subscribes to topics by name; none at all is no error.
+pub fn subscribe<C: rdkafka::consumer::ConsumerContext>(consumer: &BaseConsumer<C>, topics: &[String]) -> KafkaResult<()> {
+    if topics.is_empty() {
+        consumer.unsubscribe();
+        return Ok(());
+    }
+    consumer.subscribe(&topics.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+/// The topics that match; never those of Kafka itself.
+pub fn matching(metadata: &Metadata, topics: &Topics) -> Vec<String> {
+    let names = metadata.topics().iter().filter(|topic| topic.error().is_none()).map(|topic| topic.name());
+    let mut names: Vec<String> = names.filter(|name| !name.starts_with("__") && topics.contains(name)).map(str::to_owned).collect();
+    names.sort();
+    names
+}
+
+/// What to subscribe to: patterns are matched here, since librdkafka's own (POSIX) mean something else by the same text.
 ///
 /// # Errors
 /// Names a topic that is not there.
 pub fn find(metadata: &Metadata, topics: &Topics) -> Result<Vec<String>, String> {
     match topics {
         Topics::Regex(pattern) => {
-            if !metadata.topics().iter().any(|topic| topics.contains(topic.name())) {
+            let names = matching(metadata, topics);
+            if names.is_empty() {
                 tracing::warn!(%pattern, "no topic matches yet");
             }
-            Ok(vec![pattern.to_string()])
+            Ok(names)
         }
         Topics::List(list) => {
             for name in list {

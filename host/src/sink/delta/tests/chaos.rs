@@ -70,7 +70,7 @@ impl Life {
 
     fn revoke(&mut self, partition: usize, world: &mut World) {
         let Some((slot, _)) = self.reading[partition].take() else { return };
-        self.route.acks.revoke(&[slot], |offsets| offsets.into_iter().for_each(|(_, offset)| world.committed[partition] = offset));
+        self.route.acks.revoke(&[slot], |offsets| offsets.into_iter().for_each(|due| world.committed[partition] = due.offset));
         self.outbox.send(Message::Abandon(slot));
     }
 
@@ -78,9 +78,7 @@ impl Life {
     fn rewind(&mut self) {
         for rewind in self.route.acks.take_rewinds() {
             let partition = rewind.name.partition as usize;
-            if let Some((old, _)) = self.reading[partition] {
-                self.outbox.send(Message::Abandon(old));
-            }
+            self.outbox.send(Message::Abandon(rewind.old));
             self.route.acks.rewound(rewind.slot);
             self.reading[partition] = Some((rewind.slot, rewind.from.expect("known")));
         }
@@ -111,8 +109,8 @@ impl Life {
     }
 
     fn commit(&self, world: &mut World) {
-        for (name, offset) in self.route.acks.take_committable(None) {
-            world.committed[name.partition as usize] = offset;
+        for due in self.route.acks.take_committable(None) {
+            world.committed[due.name.partition as usize] = due.offset;
         }
     }
 

@@ -4,6 +4,7 @@ use deltalake::kernel::{Action, Add};
 use deltalake::protocol::DeltaOperation;
 
 use super::lake::{Lake, LostAnswers, append, commit_as_other};
+use crate::ack::TopicPartition;
 use crate::sink::delta::commit::{CommitError, Progress, commit};
 use crate::sink::delta::config::Config;
 use crate::sink::delta::read::{ledger_positions, row_count};
@@ -21,9 +22,10 @@ async fn rows_and_their_ledger_land_in_one_commit() {
 
     let again = Table::open(lake.store()).await.expect("readable").expect("a table");
     assert_eq!(again.positions.get("g/s/t/0"), Some(&12));
-    assert_eq!(again.decision_of("g/s/t/0").await.expect("readable").as_deref(), Some("d1"));
+    assert_eq!(again.brought("g/s/t/0").await.expect("readable").and_then(|brought| brought.decision).as_deref(), Some("d1"));
     let config = Config { uri: Some(lake.uri()), ..Config::default() };
-    assert_eq!(ledger_positions(&config, "g", "s").await.expect("readable"), [("t".into(), 0, 13)]);
+    let name = TopicPartition { topic: "t".into(), partition: 0 };
+    assert_eq!(ledger_positions(&config, "g", "s").await.expect("readable"), [(name, 13, None)]);
     assert_eq!(ledger_positions(&config, "g", "other").await.expect("readable"), []);
 }
 

@@ -78,6 +78,7 @@ impl Lake {
             nonce: Uuid::new_v4().to_string(),
             decision: "d1".into(),
             generations: HashMap::new(),
+            topics: HashMap::new(),
             progress: Progress::default(),
         }
     }

@@ -2,6 +2,7 @@
 
 mod chaos;
 mod commits;
+mod doubts;
 mod lake;
 mod route;
 mod speed;

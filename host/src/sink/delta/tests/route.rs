@@ -15,6 +15,7 @@ use crate::output::{Change, Formats, Outputs, SinkSet, Text};
 use crate::schemas::Schemas;
 use crate::sink::delta::{Config, Delta};
 use crate::sink::{Inbox, Message, Outbox, Piece, Sink, SinkError, Surroundings, Urgency};
+use crate::source::logs::Logs;
 use crate::stop::Stop;
 use crate::value::Format;
 
@@ -55,6 +56,7 @@ impl Route {
             decision: "d1".into(),
             takes_letters: false,
             dead,
+            logs: Logs::default(),
             metrics: of_route.sink("lake"),
         };
         Route { acks: Acks::new(), schemas, urgency, around, metrics, stop, letters }
@@ -119,7 +121,7 @@ impl Route {
 
     /// Offsets that became committable since the last call, of one partition.
     pub fn committable(&self, slot: Slot) -> Option<i64> {
-        self.acks.take_committable(Some(&[slot])).first().map(|(_, offset)| *offset)
+        self.acks.take_committable(Some(&[slot])).first().map(|due| due.offset)
     }
 
     /// Waits until everything of a partition up to `next` is committable.
