@@ -100,8 +100,9 @@ servers() {
     missing+=("$chosen")
   fi
   has mvn || missing+=(maven)
-  has setpriv || missing+=(util-linux)
-  [ ${#missing[@]} -eq 0 ] || install "Java and Maven, for Apache Kafka and a schema registry" "${missing[@]}"
+  # Certificates of the brokers in tests.
+  has openssl || missing+=(openssl)
+  [ ${#missing[@]} -eq 0 ] || install "Java, Maven and OpenSSL, for Apache Kafka and a schema registry" "${missing[@]}"
 }
 
 lints() {

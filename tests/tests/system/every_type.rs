@@ -337,9 +337,16 @@ fn times() -> Vec<Field> {
             long_text(1_709_209_800_000_001, "2024-02-29T12:30:00.000001"),
         ]
     };
-    let dates = || vec![date(0, "1970-01-01"), date(-719_162, "0001-01-01"), date(19_782, "2024-02-29"), date(2_932_896, "9999-12-31"),
+    let dates = || {
+        vec![
+            date(0, "1970-01-01"),
+            date(-719_162, "0001-01-01"),
+            date(19_782, "2024-02-29"),
+            date(2_932_896, "9999-12-31"),
             // An infinite date of a database, as Debezium writes it: no calendar has it.
-            date(2_146_033_979, "2146033979")];
+            date(2_146_033_979, "2146033979"),
+        ]
+    };
     vec![
         field("uuid", logical("string", "uuid"), vec![as_text(Value::String(uuid.into()), uuid)]),
         field(

@@ -7,6 +7,7 @@ mod formats;
 mod kills;
 mod outside;
 mod registry_down;
+mod security;
 mod servers;
 mod setup;
 mod sinks;
