@@ -3,10 +3,12 @@
 //! Invariant: when this returns, every file that is named is complete and, on a local file system, on the disk. A file that no
 //! commit names is harmless: nobody reads it, and VACUUM removes it.
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use arrow::array::RecordBatch;
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::array::{ArrayRef, ArrowPrimitiveType, AsArray, PrimitiveArray, RecordBatch};
+use arrow::datatypes::{DataType, Date32Type, Field, SchemaRef, TimeUnit, TimestampMicrosecondType};
 use deltalake::kernel::Add;
 use deltalake::writer::{DeltaWriter, RecordBatchWriter};
 use parquet::basic::{Compression as Pages, ZstdLevel};
@@ -16,6 +18,12 @@ use url::Url;
 
 use super::config::Compression;
 use super::table::TableError;
+
+/// A decimal of so many digits is the same number as a float (IEEE 754 binary64).
+const DECIMAL_DIGITS_MAX: u8 = 15;
+/// The years 1 to 9999, in days and in microseconds since 1970.
+const DAYS: RangeInclusive<i32> = -719_162..=2_932_896;
+const MICROS: RangeInclusive<i64> = -62_135_596_800_000_000..=253_402_300_799_999_999;
 
 /// Where and how files are written.
 #[derive(Debug, Clone)]
@@ -39,7 +47,7 @@ pub async fn write(layout: Layout, batches: Vec<RecordBatch>) -> Result<Vec<Add>
     let adds = tokio::task::spawn_blocking(move || {
         let partition_by = (!layout.partition_by.is_empty()).then(|| layout.partition_by.clone());
         let mut writer = RecordBatchWriter::try_new(layout.url.as_str(), layout.schema.clone(), partition_by, None)?
-            .with_writer_properties(properties(&layout)?);
+            .with_writer_properties(properties(&layout, &batches)?);
         let adds = runtime.block_on(async {
             for batch in batches {
                 writer.write(batch).await?;
@@ -54,7 +62,7 @@ pub async fn write(layout: Layout, batches: Vec<RecordBatch>) -> Result<Vec<Add>
     adds.await.map_err(|error| TableError::Unavailable(error.to_string()))?
 }
 
-fn properties(layout: &Layout) -> Result<WriterProperties, TableError> {
+fn properties(layout: &Layout, batches: &[RecordBatch]) -> Result<WriterProperties, TableError> {
     let compression = match layout.compression {
         Compression::Zstd => {
             let level = ZstdLevel::try_new(1).map_err(|error| TableError::Refused(error.to_string()))?;
@@ -66,14 +74,62 @@ fn properties(layout: &Layout) -> Result<WriterProperties, TableError> {
     let mut properties = WriterProperties::builder()
         .set_compression(compression)
         .set_created_by(concat!("anabranch ", env!("CARGO_PKG_VERSION")).to_owned());
-    for field in layout.schema.fields() {
-        // Bytes have no order that a reader could skip by.
-        if matches!(field.data_type(), DataType::Binary | DataType::LargeBinary | DataType::FixedSizeBinary(_)) {
-            let column = ColumnPath::from(field.name().as_str());
-            properties = properties.set_column_statistics_enabled(column, EnabledStatistics::None);
-        }
+    let mut silent = Vec::new();
+    for (index, field) in layout.schema.fields().iter().enumerate() {
+        let arrays: Vec<ArrayRef> = batches.iter().map(|batch| batch.column(index).clone()).collect();
+        without_statistics(&arrays, field, &mut Vec::new(), &mut silent);
+    }
+    for path in silent {
+        properties = properties.set_column_statistics_enabled(ColumnPath::from(path), EnabledStatistics::None);
     }
     Ok(properties.build())
+}
+
+/// Adds the paths (as Parquet has them) of columns without statistics to `silent`: those of bytes, which have no order that a reader
+/// could skip by, and those whose least or greatest value the log cannot say. It has decimals as floats, so that a wide one is rounded,
+/// often beyond its own type; and days and instants as text of four-digit years. A wrong bound hides rows, and one that cannot be read
+/// makes the table unreadable.
+fn without_statistics(arrays: &[ArrayRef], field: &Field, parents: &mut Vec<String>, silent: &mut Vec<Vec<String>>) {
+    parents.push(field.name().clone());
+    let is_silent = match field.data_type() {
+        DataType::Binary | DataType::LargeBinary | DataType::FixedSizeBinary(_) => true,
+        DataType::Decimal128(precision, _) => *precision > DECIMAL_DIGITS_MAX,
+        DataType::Date32 => !all_within(arrays.iter().map(|array| array.as_primitive::<Date32Type>()), DAYS),
+        DataType::Timestamp(TimeUnit::Microsecond, _) => {
+            !all_within(arrays.iter().map(|array| array.as_primitive::<TimestampMicrosecondType>()), MICROS)
+        }
+        DataType::Struct(fields) => {
+            for (index, field) in fields.iter().enumerate() {
+                let arrays: Vec<ArrayRef> = arrays.iter().map(|array| array.as_struct().column(index).clone()).collect();
+                without_statistics(&arrays, field, parents, silent);
+            }
+            false
+        }
+        DataType::List(item) => {
+            let arrays: Vec<ArrayRef> = arrays.iter().map(|array| array.as_list::<i32>().values().clone()).collect();
+            parents.push("list".to_owned());
+            without_statistics(&arrays, item, parents, silent);
+            parents.pop();
+            false
+        }
+        DataType::Map(entries, _) => {
+            let arrays: Vec<ArrayRef> = arrays.iter().map(|array| Arc::new(array.as_map().entries().clone()) as ArrayRef).collect();
+            without_statistics(&arrays, entries, parents, silent);
+            false
+        }
+        _ => false,
+    };
+    if is_silent {
+        silent.push(parents.clone());
+    }
+    parents.pop();
+}
+
+fn all_within<'a, T: ArrowPrimitiveType>(mut arrays: impl Iterator<Item = &'a PrimitiveArray<T>>, range: RangeInclusive<T::Native>) -> bool
+where
+    T::Native: PartialOrd,
+{
+    arrays.all(|array| array.iter().flatten().all(|value| range.contains(&value)))
 }
 
 /// Where an object of a table on a local file system lies; `None`: it lies elsewhere.

@@ -3,6 +3,7 @@
 mod chaos;
 mod commits;
 mod doubts;
+mod extremes;
 mod lake;
 mod route;
 mod speed;
