@@ -520,6 +520,10 @@ impl Builder {
             }
         }
         match (plan, &nodes[at as usize].shape) {
+            (_, Shape::Null) => {
+                self.push_null();
+                Ok(())
+            }
             (Plan::Json, _) => {
                 let mut text = Vec::new();
                 avro::node(nodes, at, cursor, &mut JsonWriter::new(&mut text, json), depth)?;

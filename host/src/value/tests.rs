@@ -237,6 +237,18 @@ fn rows_of_a_table_hold_what_the_records_hold() {
 }
 
 #[test]
+fn a_field_of_type_null_is_null_in_the_table() {
+    let text = r#"{"type":"record","name":"R","fields":[{"name":"nothing","type":"null"},{"name":"id","type":"int"}]}"#;
+    let schema = Schema::avro(text, &[]).unwrap();
+    let fields = table_fields(&schema);
+    let mut rows = Rows::new(&fields).unwrap();
+    let value = Value { format: Format::Avro, schema: Some(&schema), bytes: &[2] };
+    rows.append(&Appender::new(&schema, &fields).unwrap(), value).unwrap();
+    let batch = rows.finish().unwrap();
+    assert_eq!((batch.column(0).null_count(), batch.column(1).null_count()), (1, 0));
+}
+
+#[test]
 fn a_column_of_another_type_refuses_the_schema_by_name() {
     let (schema, _) = order();
     let mut fields = table_fields(&schema);
