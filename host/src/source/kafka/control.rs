@@ -340,7 +340,9 @@ impl Control {
         if due.is_empty() {
             return;
         }
-        if let Err(error) = self.consumer.commit(&to_list(&due), CommitMode::Async) {
+        let queue = context.queue.lock();
+        let Some(queue) = &*queue else { return };
+        if let Err(error) = queue.commit(&to_list(&due)) {
             tracing::warn!(route = %context.rules.route, %error, "commit not sent, due again");
             let names: Vec<_> = due.into_iter().map(|due| due.name).collect();
             context.shared.acks.commit_failed(&names);

@@ -10,7 +10,9 @@ use std::ffi::{CStr, CString};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::types::RDKafkaErrorCode;
 use rdkafka_sys as sys;
 
@@ -83,6 +85,27 @@ impl<C: ConsumerContext + 'static> Queue<C> {
                 sys::rd_kafka_queue_forward(from, self.queue);
                 sys::rd_kafka_queue_destroy(from);
             }
+        }
+    }
+
+    /// Sends a commit and does not wait; the broker's answer comes to the context's `commit_callback` by the consumer's `poll`. The
+    /// consumer's own `commit` has no way to tell of an answer: librdkafka hands it to a callback of C alone, and to nobody here.
+    ///
+    /// # Errors
+    /// Where the client has no group.
+    pub fn commit(&self, offsets: &TopicPartitionList) -> KafkaResult<()> {
+        let client = self.consumer.client().native_ptr();
+        // SAFETY: the client and the list are alive; the handle of the consumer's queue is owned here and destroyed after use, which
+        // only drops the handle's reference. Without a callback the answer is an event of that queue.
+        let code = unsafe {
+            let events = sys::rd_kafka_queue_get_consumer(client);
+            let code = sys::rd_kafka_commit_queue(client, offsets.ptr(), events, None, std::ptr::null_mut());
+            sys::rd_kafka_queue_destroy(events);
+            code
+        };
+        match RDKafkaErrorCode::from(code) {
+            RDKafkaErrorCode::NoError => Ok(()),
+            code => Err(KafkaError::ConsumerCommit(code)),
         }
     }
 
