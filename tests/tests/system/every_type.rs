@@ -432,7 +432,7 @@ fn every_avro_type_arrives_value_by_value_at_a_table_and_at_http() {
         group = "{group}"
         topics = ["{topic}"]
         value = "avro"
-        through = [{{ plugin = "filter", config = {{ where = "id >= 0 and mixed != 'no'" }} }}]
+        through = [{{ plugin = "filter", config = {{ where = "id >= 0 and exists(price)" }} }}]
         to = ["live", "lake"]
         "#,
         brokers = broker.plaintext(),
