@@ -295,7 +295,32 @@ impl<'de, E: Events> serde::de::DeserializeSeed<'de> for NameSeed<'_, E> {
     }
 }
 
-/// The text of a field within a JSON value, by its path of at least one name; `None`: there is no such field.
+/// Whether a value nests no deeper than readers of single fields can follow: they recurse once per container, without a bound of their
+/// own, so one record of brackets would end the process.
+pub fn check_depth(bytes: &[u8]) -> Result<(), DecodeError> {
+    // Few values have so many brackets in all; counting them is much faster than telling texts apart.
+    if bytes.iter().filter(|byte| matches!(byte, b'[' | b'{')).count() <= DEPTH_MAX {
+        return Ok(());
+    }
+    let (mut depth, mut in_text, mut escaped) = (0usize, false, false);
+    for (at, byte) in bytes.iter().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_text => escaped = true,
+            b'"' => in_text = !in_text,
+            _ if in_text => (),
+            b'[' | b'{' => depth += 1,
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => (),
+        }
+        if depth > DEPTH_MAX {
+            return Err(DecodeError::new(at, format!("it nests deeper than {DEPTH_MAX}")));
+        }
+    }
+    Ok(())
+}
+
+/// The text of a field within a JSON value that [`check_depth`] found shallow, by its path of at least one name; `None`: there is no such field.
 pub fn field<'a>(bytes: &'a [u8], path: &[String]) -> Result<Option<&'a [u8]>, DecodeError> {
     let pointer = path.iter().map(|name| match name.parse::<usize>() {
         // Which of the two it is shows only in the value.

@@ -203,6 +203,9 @@ impl Projection {
 
     /// Without a compiled walk: each field by itself.
     fn read_each(&self, schema: Option<&Schema>, bytes: &[u8], columns: &mut Columns) -> Result<(), DecodeError> {
+        if self.format == Format::Json {
+            json::check_depth(bytes)?;
+        }
         for (index, wanted) in self.wanted.iter().enumerate() {
             let value = Value { format: self.format, schema, bytes };
             let mut row = Row { columns: &mut *columns, wanted: &self.wanted };

@@ -132,6 +132,24 @@ fn a_record_that_cannot_be_read_leaves_no_row() {
 }
 
 #[test]
+fn a_json_record_that_nests_without_end_is_an_error_and_not_the_end_of_the_process() {
+    let wanted = |path: &[&str]| Wanted { path: path.iter().map(|name| (*name).to_owned()).collect(), kind: None, lenient: false };
+    let projection = Projection::new(Format::Json, None, &[wanted(&["last"]), wanted(&["0", "0"])]).unwrap();
+    let nested = |depth: usize| format!("{{\"first\":{}{},\"last\":1}}", "[".repeat(depth), "]".repeat(depth));
+    for depth in [DEPTH_MAX, 10_000, 1_000_000] {
+        let mut columns = projection.columns();
+        let error = projection.read(None, nested(depth).as_bytes(), &mut columns).unwrap_err();
+        assert!(error.reason.contains("nests deeper than 128"), "{error}");
+    }
+    // Brackets side by side or within texts are no depth.
+    let wide = format!("{{\"first\":[{}[]],\"text\":\"{}\\\"[\",\"last\":1}}", "[],".repeat(1000), "[".repeat(1000));
+    for shallow in [wide, nested(DEPTH_MAX - 1)] {
+        let mut columns = projection.columns();
+        projection.read(None, shallow.as_bytes(), &mut columns).unwrap();
+    }
+}
+
+#[test]
 fn json_fields_are_found_and_numbers_keep_their_digits() {
     let text = br#"{"a":{"b":[10,{"c":12345678901234567890}]},"n":null,"d":1.10,"s":"x"}"#;
     let fields = [
