@@ -119,6 +119,9 @@ pub trait Transform: Sized + 'static {
 /// Reads the configuration and plans; what `init` of the component does.
 #[doc(hidden)]
 pub fn start<T: Transform>(context: &Context) -> Result<(T, Plan), Vec<Problem>> {
+    // What the dead letter says of a panic stems from here.
+    #[cfg(target_arch = "wasm32")]
+    std::panic::set_hook(Box::new(|panic| log(Level::Error, &panic.to_string())));
     let mut deserializer = serde_json::Deserializer::from_str(context.config());
     let config = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| vec![Problem::of_serde(&error)])?;
     let mut plan = Plan::new();
@@ -160,7 +163,7 @@ macro_rules! export {
             }
 
             #[cfg(target_arch = "wasm32")]
-            $crate::bindings::export_component!(Component with_types_in $crate::bindings);
+    $crate::bindings::export_component!(Component with_types_in $crate::bindings);
         };
     };
 }

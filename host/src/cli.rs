@@ -252,7 +252,7 @@ fn with_plugin_problems(config: &Config, report: Report) -> Result<Report, Failu
 
 /// What the plugins find wrong with their own configuration, and plugins that cannot be used at all.
 fn plugin_problems(config: &Config) -> Result<Vec<Problem>, Failure> {
-    let engine = Engine::new().map_err(|error| Failure::Environment(error.to_string()))?;
+    let engine = Engine::of(config).map_err(|error| Failure::Environment(error.to_string()))?;
     Ok(run::plan(&engine, config, None).err().unwrap_or_default())
 }
 
@@ -274,7 +274,7 @@ fn contact(config: &Config) -> Result<(), Failure> {
 fn run_routes(config: Config, options: &RunOptions) -> Result<(), Failure> {
     runtime()?.block_on(async {
         let metrics = Metrics::new();
-        let engine = Engine::new().map_err(|error| Failure::Environment(error.to_string()))?;
+        let engine = Engine::of(&config).map_err(|error| Failure::Environment(error.to_string()))?;
         let chains = run::plan(&engine, &config, Some(&metrics)).map_err(|problems| {
             Failure::Configuration(problems.into_iter().map(|problem| problem.message).collect::<Vec<_>>().join("; "))
         })?;

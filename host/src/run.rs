@@ -50,7 +50,7 @@ pub fn plan(engine: &Engine, config: &Config, metrics: Option<&Metrics>) -> Resu
         match ChainPlan::of(engine, config, route, metrics) {
             Ok(chain) => drop(chains.insert(name.clone(), chain)),
             Err(errors) => problems.extend(errors.into_iter().flat_map(|error| match error {
-                InitError::Unusable(error, at) => vec![Problem::error(at, error.reason, "")],
+                InitError::Unusable(error, at) => vec![Problem::error(at, error.to_string(), "")],
                 InitError::Configuration(found) => {
                     found.into_iter().map(|(at, message)| Problem::error(at, message, "")).collect::<Vec<_>>()
                 }

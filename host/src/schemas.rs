@@ -72,6 +72,11 @@ impl Schemas {
         self.0.read().by_id.get(&id).copied()
     }
 
+    /// The handle of a schema that a plugin registered, by its text.
+    pub fn of_definition(&self, definition: &str) -> Option<u32> {
+        self.0.read().by_definition.get(definition).copied()
+    }
+
     /// Adds a schema of the registry; the same id gives the same handle.
     pub fn add(&self, id: u32, schema: Arc<Schema>, subject: Option<(String, u32)>) -> Result<u32, RegisterError> {
         let mut kept = self.0.write();
@@ -85,8 +90,8 @@ impl Schemas {
 
     /// Adds a schema that a plugin made, Avro as JSON text; the same text gives the same handle.
     pub fn register(&self, definition: &str) -> Result<u32, RegisterError> {
-        if let Some(handle) = self.0.read().by_definition.get(definition) {
-            return Ok(*handle);
+        if let Some(handle) = self.of_definition(definition) {
+            return Ok(handle);
         }
         let schema = Arc::new(Schema::avro(definition, &[])?);
         let mut kept = self.0.write();

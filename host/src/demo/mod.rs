@@ -181,7 +181,7 @@ async fn follow(
     display: &mut Display<Box<dyn Write>>,
 ) -> Result<Ended, DemoError> {
     let stop = Stop::new();
-    let engine = Engine::new().map_err(|error| DemoError::Server(error.to_string()))?;
+    let engine = Engine::of(&config).map_err(|error| DemoError::Server(error.to_string()))?;
     let chains = crate::run::plan(&engine, &config, Some(&metrics)).map_err(|problems| {
         let messages: Vec<_> = problems.into_iter().map(|problem| problem.message).collect();
         DemoError::Configuration(messages.join("; "))

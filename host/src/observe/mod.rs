@@ -3,6 +3,7 @@
 //! Invariant: a handle is made once per route, sink or plugin; counting on the hot path is one atomic addition per batch.
 
 pub mod listen;
+pub mod plugin;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -58,6 +59,7 @@ pub struct PartitionLabels {
 pub struct Metrics {
     registry: Arc<Mutex<Registry>>,
     families: Families,
+    plugins: plugin::Plugins,
     parts: Arc<Mutex<BTreeMap<String, Option<String>>>>,
 }
 
@@ -166,7 +168,8 @@ impl Metrics {
         registry.register("sink_skipped", "outputs dropped on purpose by the sink", f.sink_skipped.clone());
         registry.register("sink_up", "1: the sink takes records, 0: it waits for its place", f.sink_up.clone());
         registry.register_with_unit("sink_flush", "from a flush's start to durable", Unit::Seconds, f.sink_flush.clone());
-        Metrics { registry: Arc::new(Mutex::new(registry)), families, parts: Arc::default() }
+        let plugins = plugin::Plugins::new(&mut registry);
+        Metrics { registry: Arc::new(Mutex::new(registry)), families, plugins, parts: Arc::default() }
     }
 
     /// All metrics in the OpenMetrics text format.
@@ -175,11 +178,6 @@ impl Metrics {
         // Writing into a String cannot fail.
         let _ = prometheus_client::encoding::text::encode(&mut text, &self.registry.lock());
         text
-    }
-
-    /// Registers further metrics, of plugins.
-    pub fn with_registry<T>(&self, register: impl FnOnce(&mut Registry) -> T) -> T {
-        register(&mut self.registry.lock())
     }
 
     /// The counters of a route.

@@ -8,14 +8,17 @@ use bytes::Bytes;
 
 use super::ask::Question;
 use super::bind::anabranch::plugin::types;
+use super::limits::clean;
 use super::plan::Step;
 use crate::dead::{Class, Letter};
 use crate::output::{Cell, Change, HeaderEdit, Output, Outputs, Text};
+use crate::schemas::Snapshot;
 
-/// Outputs that one record may have.
+/// Outputs that one record may have, and all records of one call together: where they have more, the call is halved.
 const OUTPUTS_PER_RECORD_MAX: usize = 1000;
+const OUTPUTS_MAX: usize = 1 << 18;
 /// Bytes of one destination.
-const DESTINATION_BYTES_MAX: u32 = 4096;
+const DESTINATION_BYTES_MAX: usize = 4096;
 /// Bytes of the code and of the message of a reject.
 const CODE_BYTES_MAX: usize = 100;
 const MESSAGE_BYTES_MAX: usize = 4096;
@@ -39,7 +42,9 @@ pub struct Made {
 /// What is invalid in it; `made` is as it was then.
 pub fn take(step: &Step, before: &Outputs, question: &Question, answer: types::Outputs, made: &mut Made) -> Result<(), String> {
     check(step, question, &answer)?;
-    let first_buffer = (before.buffers.len() + made.buffers.len()) as u32;
+    // Buffers of this step stand behind those of the steps before, those of this answer behind those of earlier ones.
+    let first = before.buffers.len() as u32;
+    let first_buffer = first + made.buffers.len() as u32;
     let mut next = first_buffer;
     let mut buffer = |column: Option<types::SetColumn>| {
         column.map(|column| {
@@ -79,20 +84,48 @@ pub fn take(step: &Step, before: &Outputs, question: &Question, answer: types::O
                 }
             }
         }
+        // A destination often stems from the record, so a bad one is the record's fault, not the plugin's.
+        if let Some(at) = output.destination.filter(|at| at.buffer >= first_buffer)
+            && let Some(fault) = destination_fault(&made.buffers[(at.buffer - first) as usize][at.start as usize..at.end as usize])
+        {
+            let letter = letter(step, before, question.rows[*row as usize], Class::DestinationInvalid);
+            made.letters.push(Letter { code: "destination".to_owned(), message: fault, ..letter });
+            continue;
+        }
         output.headers = edits(step, before, &mut made.header_edits, base.headers, &headers, index);
         made.list.push(output);
     }
     for reject in answer.rejects {
-        made.letters.push(Letter {
-            record: before.list[question.rows[reject.input as usize] as usize].input,
-            class: Class::PluginReject,
-            code: reject.code,
-            message: reject.message,
-            by: step.shared.plugin.as_str().into(),
-            digest: Some(step.component.digest.as_str().into()),
-        });
+        let letter = letter(step, before, question.rows[reject.input as usize], Class::PluginReject);
+        made.letters.push(Letter { code: clean(&reject.code), message: clean(&reject.message), ..letter });
     }
     Ok(())
+}
+
+fn letter(step: &Step, before: &Outputs, row: u32, class: Class) -> Letter {
+    Letter {
+        record: before.list[row as usize].input,
+        class,
+        code: String::new(),
+        message: String::new(),
+        by: step.shared.plugin.as_str().into(),
+        digest: Some(step.component.digest.as_str().into()),
+    }
+}
+
+/// What no sink can take as a destination; each sink has rules of its own beyond that.
+fn destination_fault(destination: &[u8]) -> Option<String> {
+    let shown = || clean(&String::from_utf8_lossy(destination)).chars().take(40).collect::<String>();
+    if destination.len() > DESTINATION_BYTES_MAX {
+        let length = destination.len();
+        return Some(format!(
+            "the destination {:?}.. has {length} bytes, at most {DESTINATION_BYTES_MAX}: let the plugin shorten it",
+            shown()
+        ));
+    }
+    // In UTF-8 these bytes are nothing but control characters.
+    let control = destination.iter().find(|byte| byte.is_ascii_control())?;
+    Some(format!("the destination {:?} has the control character {control:#04x}: let the plugin replace or reject it", shown()))
 }
 
 fn edits(step: &Step, before: &Outputs, made: &mut Vec<Vec<HeaderEdit>>, base: Option<u32>, headers: &[Set], index: usize) -> Option<u32> {
@@ -157,6 +190,9 @@ fn check(step: &Step, question: &Question, answer: &types::Outputs) -> Result<()
     if count > records.saturating_mul(OUTPUTS_PER_RECORD_MAX) {
         return Err(format!("{count} outputs for {records} records, at most {OUTPUTS_PER_RECORD_MAX} each"));
     }
+    if count > OUTPUTS_MAX {
+        return Err(format!("{count} outputs, at most {OUTPUTS_MAX} in one call: let `max-records` of its plan ask for fewer records"));
+    }
     if let Some(pair) = answer.inputs.windows(2).find(|pair| pair[0] > pair[1]) {
         return Err(format!("its inputs descend from {} to {}", pair[0], pair[1]));
     }
@@ -170,9 +206,6 @@ fn check(step: &Step, question: &Question, answer: &types::Outputs) -> Result<()
         check_set("destinations", destinations, count)?;
         let mut start = 0;
         for end in &destinations.ends {
-            if end - start > DESTINATION_BYTES_MAX {
-                return Err(format!("a destination of {} bytes, at most {DESTINATION_BYTES_MAX}", end - start));
-            }
             std::str::from_utf8(&destinations.data[start as usize..*end as usize]).map_err(|_| "a destination is not UTF-8".to_owned())?;
             start = *end;
         }
@@ -201,22 +234,43 @@ fn check(step: &Step, question: &Question, answer: &types::Outputs) -> Result<()
         }
     }
     let known = step.shared.schemas.snapshot();
-    for schemas in [&answer.key_schemas, &answer.value_schemas].into_iter().flatten() {
-        let all = std::slice::from_ref(match schemas {
-            types::Numbers::All(all) => all,
-            types::Numbers::Each(each) => {
-                length("schemas", each.len())?;
-                if let Some(unknown) = each.iter().find(|handle| **handle != 0 && known.get(**handle).is_none()) {
-                    return Err(format!("there is no schema {unknown}"));
-                }
-                continue;
+    for (what, schemas) in [("keys", &answer.key_schemas), ("values", &answer.value_schemas)] {
+        let handles = match schemas {
+            None => &[][..],
+            Some(types::Numbers::All(handle)) => std::slice::from_ref(handle),
+            Some(types::Numbers::Each(handles)) => {
+                length(&format!("schemas of {what}"), handles.len())?;
+                handles
             }
-        });
-        if all[0] != 0 && known.get(all[0]).is_none() {
-            return Err(format!("there is no schema {}", all[0]));
+        };
+        if let Some(unknown) = handles.iter().find(|handle| **handle != 0 && known.get(**handle).is_none()) {
+            return Err(format!("there is no schema {unknown}"));
         }
     }
+    if step.plan.sets_keys == types::Encoding::Avro {
+        check_avro("key", answer.keys.as_ref(), answer.key_schemas.as_ref(), &known)?;
+    }
+    if step.plan.sets_values == types::Encoding::Avro {
+        check_avro("value", answer.values.as_ref(), answer.value_schemas.as_ref(), &known)?;
+    }
     check_rejects(answer, records)
+}
+
+/// Avro can be read with its schema only.
+fn check_avro(what: &str, set: Option<&types::SetColumn>, schemas: Option<&types::Numbers>, known: &Snapshot) -> Result<(), String> {
+    let Some(set) = set else { return Ok(()) };
+    let is_set = |index: usize| {
+        let among = |positions: &Option<Vec<u32>>| positions.as_ref().is_some_and(|all| all.binary_search(&(index as u32)).is_ok());
+        !among(&set.kept) && !among(&set.nulls)
+    };
+    let is_avro = |index: usize| {
+        let handle = schemas.map_or(0, |schemas| number(schemas, index));
+        known.get(handle).is_some_and(|entry| entry.schema.is_avro())
+    };
+    match (0..set.ends.len()).find(|index| is_set(*index) && !is_avro(*index)) {
+        None => Ok(()),
+        Some(index) => Err(format!("the {what} of output {index} is Avro without an Avro schema: it needs the handle of one")),
+    }
 }
 
 fn check_set(what: &str, set: &types::SetColumn, count: usize) -> Result<(), String> {

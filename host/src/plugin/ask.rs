@@ -30,29 +30,65 @@ const QUESTION_BYTES_MAX: usize = 4 << 20;
 /// Puts `rows` of `outputs` into as few questions as the plan and the kinds of columns allow.
 pub fn ask(step: &Step, projections: &mut Projections, outputs: &Outputs, rows: &[u32]) -> (Vec<Question>, Vec<Letter>) {
     let records_max = step.plan.max_records.map_or(usize::MAX, |max| max as usize);
-    let bytes_max = step.plan.max_bytes.map_or(QUESTION_BYTES_MAX, |max| max as usize).min(QUESTION_BYTES_MAX);
+    let fits = QUESTION_BYTES_MAX.min(step.shared.limits.memory_max / 4);
+    let bytes_max = step.plan.max_bytes.map_or(fits, |max| fits.min(max as usize));
     let (mut questions, mut letters) = (Vec::new(), Vec::new());
     let mut open: Option<Open> = None;
     for &row in rows {
         let view = outputs.view(row as usize);
         let kinds = [kinds(step, projections, &view, false), kinds(step, projections, &view, true)];
-        if let Some(full) = open.take_if(|open| open.rows.len() >= records_max || open.bytes >= bytes_max || !open.takes(&kinds)) {
+        let whole = Whole::of(step, &view);
+        let bytes = whole.as_ref().map_or(0, |whole| size(step, &view, whole));
+        let is_full = |open: &Open| open.rows.len() >= records_max || open.bytes + bytes > bytes_max || !open.takes(&kinds);
+        if let Some(full) = open.take_if(|open| is_full(open)).filter(|full| !full.rows.is_empty()) {
             questions.push(full.finish(step, outputs));
         }
         let building = open.get_or_insert_with(|| Open::new(step, &kinds));
-        if let Err(error) = building.push(step, projections, &view, row) {
-            letters.push(Letter {
+        match whole.and_then(|whole| building.push(step, projections, &view, row, whole)) {
+            Ok(()) => building.bytes += bytes,
+            Err(error) => letters.push(Letter {
                 record: view.output().input,
                 class: Class::Decode,
                 code: "projection".to_owned(),
                 message: error.to_string(),
                 by: step.shared.plugin.as_str().into(),
                 digest: Some(step.component.digest.as_str().into()),
-            });
+            }),
         }
     }
     questions.extend(open.filter(|open| !open.rows.is_empty()).map(|open| open.finish(step, outputs)));
     (questions, letters)
+}
+
+/// Key and value of a record, where the plan wants them whole.
+struct Whole {
+    key: Option<Vec<u8>>,
+    value: Option<Vec<u8>>,
+}
+
+impl Whole {
+    fn of(step: &Step, view: &View<'_>) -> Result<Self, DecodeError> {
+        let key = whole(view.key(), step.plan.keys).map_err(|error| part(error, "key"))?;
+        Ok(Whole { key, value: whole(view.value(), step.plan.values)? })
+    }
+}
+
+/// About as many bytes as a record takes in the guest; fields have at most those of the key or value that they are part of.
+fn size(step: &Step, view: &View<'_>, whole: &Whole) -> usize {
+    let length = |value: Option<Value<'_>>| value.map_or(0, |value| value.bytes.len());
+    let mut bytes = whole.key.as_ref().map_or(0, Vec::len) + whole.value.as_ref().map_or(0, Vec::len);
+    if !step.values.is_empty() {
+        bytes += length(view.value());
+    }
+    if !step.keys.is_empty() {
+        bytes += length(view.key());
+    }
+    if !step.plan.headers.is_empty() {
+        let is_planned = |name: &[u8]| step.plan.headers.iter().any(|planned| planned.as_bytes() == name);
+        let planned = view.headers().into_iter().filter(|(name, _)| is_planned(name));
+        bytes += planned.map(|(_, value)| value.map_or(0, <[u8]>::len)).sum::<usize>();
+    }
+    bytes
 }
 
 /// The kinds that a record gives the columns of a part; `None`: it has nothing there, any kinds do.
@@ -116,24 +152,20 @@ impl Open {
         same(&self.values, &kinds[0]) && same(&self.keys, &kinds[1])
     }
 
-    fn push(&mut self, step: &Step, projections: &mut Projections, view: &View<'_>, row: u32) -> Result<(), DecodeError> {
+    fn push(&mut self, step: &Step, projections: &mut Projections, view: &View<'_>, row: u32, whole: Whole) -> Result<(), DecodeError> {
         let (key, value) = (view.key(), view.value());
-        let whole_key = whole(key, step.plan.keys).map_err(|error| part(error, "key"))?;
-        let whole_value = whole(value, step.plan.values)?;
         project(step, projections, view, value, false, &mut self.values)?;
         if let Err(error) = project(step, projections, view, key, true, &mut self.keys) {
             self.values.undo_last_row();
             return Err(part(error, "key"));
         }
-        self.bytes += whole_key.as_ref().map_or(0, Vec::len) + whole_value.as_ref().map_or(0, Vec::len);
-        self.bytes += value.map_or(0, |value| if step.values.is_empty() { 0 } else { value.bytes.len() });
         let put = |column: &mut Option<BytesColumn>, bytes: Option<Vec<u8>>| match (column, bytes) {
             (Some(column), Some(bytes)) => column.push(&bytes),
             (Some(column), None) => column.push_null(),
             (None, _) => (),
         };
-        put(&mut self.whole_keys, whole_key);
-        put(&mut self.whole_values, whole_value);
+        put(&mut self.whole_keys, whole.key);
+        put(&mut self.whole_values, whole.value);
         if !self.headers.is_empty() {
             let headers = view.headers();
             for (column, name) in self.headers.iter_mut().zip(&step.plan.headers) {

@@ -6,17 +6,23 @@
 mod answer;
 mod ask;
 mod bind;
+mod breaker;
 mod bundled;
 mod cache;
 mod chain;
 mod engine;
 mod guest;
+mod instance;
+mod limits;
 mod plan;
+mod shared;
 
 pub use bundled::bundled;
 pub use chain::{Chain, Decided, Outcome};
-pub use engine::{Component, Engine};
-pub use plan::{ChainPlan, InitError, Step};
+pub use engine::{Component, Engine, Room};
+pub use limits::Limits;
+pub use plan::{ChainPlan, InitError, Step, StepError};
+pub use shared::Shared;
 
 /// Why a plugin cannot be used at all.
 #[derive(Debug, thiserror::Error)]

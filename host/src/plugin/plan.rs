@@ -11,7 +11,9 @@ use super::PluginError;
 use super::bind::anabranch::plugin::types;
 use super::bind::exports::anabranch::plugin::transform::Context;
 use super::engine::{Component, Engine};
-use super::guest::{Broken, Instance, Limits, Shared};
+use super::instance::{Broken, Instance};
+use super::limits::{Limits, clean};
+use super::shared::Shared;
 use crate::config::{self, Config, Route};
 use crate::observe::Metrics;
 use crate::output::SinkSet;
@@ -59,6 +61,10 @@ pub enum InitError {
 
 /// Fields, headers and sink sets that one plan may name.
 const PLAN_NAMES_MAX: usize = 1000;
+/// Bytes of the name of a header.
+const HEADER_NAME_MAX: usize = 1000;
+/// Problems of one configuration that are told.
+const PROBLEMS_MAX: usize = 100;
 
 impl ChainPlan {
     /// Loads and plans the plugins of a route.
@@ -164,13 +170,14 @@ impl Step {
             Context { config: config.to_owned(), route: shared.route.clone(), name: shared.plugin.clone(), sinks: sinks.to_vec() };
         let plan = match Instance::start(&component, &shared, &context) {
             Ok(Ok((_, plan))) => plan,
-            Ok(Err(problems)) => return Err(StepError::Problems(problems)),
+            Ok(Err(problems)) => return Err(StepError::Problems(presentable(problems))),
             Err(Broken::Deadline(deadline)) => {
                 return Err(unusable(format!(
                     "its init took longer than {deadline:?}: raise `init_deadline`, or look for an endless loop"
                 )));
             }
             Err(Broken::Trap(text)) => return Err(unusable(format!("its init failed: {text}"))),
+            Err(Broken::NoRoom(text)) => return Err(unusable(text)),
         };
         check(&plan).map_err(|reason| unusable(format!("its plan is invalid: {reason}")))?;
         let mut sets = Vec::new();
@@ -212,6 +219,22 @@ impl Step {
     }
 }
 
+/// What people read of problems, free of what a terminal would obey. A plugin that refuses without a reason gets one.
+fn presentable(mut problems: Vec<types::Problem>) -> Vec<types::Problem> {
+    problems.truncate(PROBLEMS_MAX);
+    for problem in &mut problems {
+        problem.message = clean(&problem.message);
+        if problem.message.trim().is_empty() {
+            problem.message = "the plugin refuses this and gives no reason".to_owned();
+        }
+    }
+    if problems.is_empty() {
+        let message = "the plugin refuses its configuration and names no problem".to_owned();
+        problems.push(types::Problem { path: Vec::new(), at: None, message });
+    }
+    problems
+}
+
 fn check(plan: &types::Plan) -> Result<(), String> {
     if plan.sink_sets.len() > 255 {
         return Err(format!("{} sets of sinks, at most 255", plan.sink_sets.len()));
@@ -220,6 +243,15 @@ fn check(plan: &types::Plan) -> Result<(), String> {
         if count > PLAN_NAMES_MAX {
             return Err(format!("{count} {what}, at most {PLAN_NAMES_MAX}"));
         }
+    }
+    // Names of headers end at a NUL in Kafka's client.
+    let bad = |name: &&String| name.is_empty() || name.len() > HEADER_NAME_MAX || name.contains(char::is_control);
+    if let Some(name) = plan.headers.iter().chain(&plan.sets_headers).find(bad) {
+        let shown: String = clean(name).chars().take(40).collect();
+        return Err(format!("{shown:?} is no name of a header: it has 1 to {HEADER_NAME_MAX} bytes and no control characters"));
+    }
+    if let Some(set) = plan.sink_sets.iter().find(|set| set.len() > crate::output::SINKS_MAX) {
+        return Err(format!("a set of {} sinks, at most {}", set.len(), crate::output::SINKS_MAX));
     }
     if plan.max_records == Some(0) || plan.max_bytes == Some(0) {
         return Err("a batch of at most 0".to_owned());
