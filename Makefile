@@ -3,8 +3,9 @@ export CARGO_TARGET_DIR ?= $(HOME)/.cache/anabranch/target
 
 RECORDS ?=
 DIR ?=
+MINUTES ?= 10
 
-.PHONY: help setup build test demo lint plugins bench
+.PHONY: help setup build test fuzz demo lint plugins
 
 help: ## show these lines
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
@@ -31,6 +32,10 @@ lint: ## formatting, clippy, licences and sources of the dependencies
 test: ## everything: lints, unit and property tests, plugins, the real binary against real servers
 	@tests/setup.sh test lint
 	@tests/run.sh
+
+fuzz: ## random inputs against every reader of foreign bytes; MINUTES=n in all (10)
+	@tests/setup.sh test
+	@tests/fuzz.sh $(MINUTES)
 
 demo: ## see the router at work; RECORDS=n ends by itself, DIR=folder keeps the table there
 	@tests/setup.sh demo

@@ -11,6 +11,8 @@ pub mod connect;
 pub mod dead;
 pub mod decode;
 pub mod demo;
+#[cfg(test)]
+mod fuzz;
 pub mod observe;
 pub mod output;
 pub mod pipeline;

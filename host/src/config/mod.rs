@@ -4,6 +4,8 @@
 //! secret was read. All that is wrong with a file is reported at once, each problem with its place and its remedy.
 
 mod check;
+#[cfg(test)]
+mod fuzz;
 mod kafka;
 mod plugin;
 mod problem;

@@ -11,6 +11,8 @@ mod bundled;
 mod cache;
 mod chain;
 mod engine;
+#[cfg(test)]
+mod fuzz;
 mod guest;
 mod instance;
 mod limits;

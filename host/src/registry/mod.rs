@@ -215,6 +215,8 @@ impl Registry {
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod tls_tests;

@@ -130,4 +130,6 @@ pub fn validate(value: Value<'_>) -> Result<(), DecodeError> {
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;
