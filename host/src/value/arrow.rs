@@ -551,14 +551,15 @@ impl Builder {
                 let least = nodes[*item as usize].bytes_min;
                 let mut seen = 0;
                 loop {
-                    let count = cursor.block(least, seen)?;
-                    if count == 0 {
+                    let block = cursor.block(least, seen)?;
+                    if block.count == 0 {
                         break;
                     }
-                    for _ in 0..count {
+                    for _ in 0..block.count {
                         builder.avro(nodes, *item, inner, cursor, json, depth + 1)?;
                     }
-                    seen += count;
+                    seen += block.count;
+                    cursor.end_block(&block)?;
                 }
                 ends.push(builder.len() as i32);
                 self.validity.push(true);
@@ -568,14 +569,15 @@ impl Builder {
                 let Data::Map { ends, keys, values, .. } = &mut self.data else { return Err(unfit("", "it is no map in the table")) };
                 let least = nodes[*value as usize].bytes_min + 1;
                 loop {
-                    let count = cursor.block(least, 0)?;
-                    if count == 0 {
+                    let block = cursor.block(least, 0)?;
+                    if block.count == 0 {
                         break;
                     }
-                    for _ in 0..count {
+                    for _ in 0..block.count {
                         keys.push_text(cursor.string()?.as_bytes())?;
                         values.avro(nodes, *value, inner, cursor, json, depth + 1)?;
                     }
+                    cursor.end_block(&block)?;
                 }
                 ends.push(keys.len() as i32);
                 self.validity.push(true);

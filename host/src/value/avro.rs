@@ -113,15 +113,17 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// The number of items in the next block of an array or a map; 0 at its end. `item_bytes_min`: fewest bytes of an item.
-    pub fn block(&mut self, item_bytes_min: usize, seen: usize) -> Result<usize, DecodeError> {
+    /// The next block of an array or a map; of no items at its end. `item_bytes_min`: fewest bytes of an item.
+    pub fn block(&mut self, item_bytes_min: usize, seen: usize) -> Result<Block, DecodeError> {
         let at = self.at;
+        let mut end = None;
         let mut count = self.long()?;
         if count < 0 {
             count = count.checked_neg().ok_or_else(|| DecodeError::new(at, "a block of too many items"))?;
             let size = self.long()?;
-            if usize::try_from(size).map_or(true, |size| size > self.left()) {
-                return Err(DecodeError::new(at, format!("a block of {size} bytes is announced, {} are left", self.left())));
+            match usize::try_from(size) {
+                Ok(size) if size <= self.left() => end = Some(self.at + size),
+                _ => return Err(DecodeError::new(at, format!("a block of {size} bytes is announced, {} are left", self.left()))),
             }
         }
         let items = usize::try_from(count).unwrap_or(usize::MAX);
@@ -129,12 +131,31 @@ impl<'a> Cursor<'a> {
             0 => items.saturating_add(seen) <= EMPTY_ITEMS_MAX,
             least => items <= self.left() / least,
         };
-        if fits { Ok(items) } else { Err(DecodeError::new(at, format!("{count} items are announced, more than can be left"))) }
+        if !fits {
+            return Err(DecodeError::new(at, format!("{count} items are announced, more than can be left")));
+        }
+        Ok(Block { count: items, end })
+    }
+
+    /// Behind the items of a block. Whoever passes over the block believes its size, so whoever reads the items must not find another.
+    pub fn end_block(&self, block: &Block) -> Result<(), DecodeError> {
+        match block.end {
+            Some(end) if end != self.at => Err(self.error(format!("a block of items ends here, it was to end at byte {end}"))),
+            _ => Ok(()),
+        }
     }
 
     pub fn finish(&self) -> Result<(), DecodeError> {
         if self.left() == 0 { Ok(()) } else { Err(self.error(format!("{} bytes are left over", self.left()))) }
     }
+}
+
+/// A block of an array or a map.
+pub struct Block {
+    /// How many items it has; 0: there is no further block.
+    pub count: usize,
+    /// Where it ends, if it says so.
+    end: Option<usize>,
 }
 
 /// Reads the whole of a value.
@@ -156,15 +177,16 @@ pub fn node(nodes: &[Node], at: NodeId, cursor: &mut Cursor<'_>, events: &mut im
             let least = nodes[*item as usize].bytes_min;
             let mut seen = 0;
             loop {
-                let count = cursor.block(least, seen)?;
-                if count == 0 {
+                let block = cursor.block(least, seen)?;
+                if block.count == 0 {
                     break;
                 }
-                for _ in 0..count {
+                for _ in 0..block.count {
                     events.item();
                     node(nodes, *item, cursor, events, depth + 1).map_err(|error| error.within(&seen.to_string()))?;
                     seen += 1;
                 }
+                cursor.end_block(&block)?;
             }
             events.end_array();
         }
@@ -172,15 +194,16 @@ pub fn node(nodes: &[Node], at: NodeId, cursor: &mut Cursor<'_>, events: &mut im
             events.begin_map();
             let least = nodes[*value as usize].bytes_min + 1;
             loop {
-                let count = cursor.block(least, 0)?;
-                if count == 0 {
+                let block = cursor.block(least, 0)?;
+                if block.count == 0 {
                     break;
                 }
-                for _ in 0..count {
+                for _ in 0..block.count {
                     let name = cursor.string()?;
                     events.name(name);
                     node(nodes, *value, cursor, events, depth + 1).map_err(|error| error.within(name))?;
                 }
+                cursor.end_block(&block)?;
             }
             events.end_map();
         }
@@ -294,7 +317,7 @@ pub fn skip(nodes: &[Node], at: NodeId, cursor: &mut Cursor<'_>, depth: usize) -
                     cursor.bytes()?;
                     continue;
                 }
-                let count = cursor.block(least, seen)?;
+                let count = cursor.block(least, seen)?.count;
                 if count == 0 {
                     return Ok(());
                 }

@@ -351,33 +351,35 @@ impl Row<'_> {
                 let least = nodes[*item as usize].bytes_min;
                 let mut seen = 0;
                 loop {
-                    let count = cursor.block(least, seen)?;
-                    if count == 0 {
+                    let block = cursor.block(least, seen)?;
+                    if block.count == 0 {
                         return Ok(());
                     }
-                    for _ in 0..count {
+                    for _ in 0..block.count {
                         match plan.named(&seen.to_string()) {
                             Some(inner) => self.node(nodes, *item, cursor, inner, depth + 1)?,
                             None => avro::skip(nodes, *item, cursor, depth + 1)?,
                         }
                         seen += 1;
                     }
+                    cursor.end_block(&block)?;
                 }
             }
             Shape::Map(value) => {
                 let least = nodes[*value as usize].bytes_min + 1;
                 loop {
-                    let count = cursor.block(least, 0)?;
-                    if count == 0 {
+                    let block = cursor.block(least, 0)?;
+                    if block.count == 0 {
                         return Ok(());
                     }
-                    for _ in 0..count {
+                    for _ in 0..block.count {
                         let name = cursor.string()?;
                         match plan.named(name) {
                             Some(inner) => self.node(nodes, *value, cursor, inner, depth + 1)?,
                             None => avro::skip(nodes, *value, cursor, depth + 1)?,
                         }
                     }
+                    cursor.end_block(&block)?;
                 }
             }
             _ => avro::skip(nodes, at, cursor, depth),

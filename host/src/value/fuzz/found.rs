@@ -1,0 +1,27 @@
+//! What random inputs found, each by its smallest input.
+
+use super::*;
+
+fn avro(schema: &str) -> Schema {
+    Schema::avro(schema, &[]).unwrap()
+}
+
+fn read(schema: &Schema, bytes: &[u8], path: &[&str]) -> Result<Option<Json>, String> {
+    let path = path.iter().map(|name| (*name).to_owned()).collect();
+    let projection = Projection::new(Format::Avro, Some(schema), &[Wanted { path, kind: None, lenient: false }]).unwrap();
+    let mut columns = projection.columns();
+    projection.read(Some(schema), bytes, &mut columns).map_err(|error| error.to_string())?;
+    cell(&columns.columns[0])
+}
+
+#[test]
+fn a_block_that_lies_about_its_size_is_refused_and_not_read_in_two_ways() {
+    let schema = avro(r#"{"type":"record","name":"R","fields":[{"name":"l","type":{"type":"array","items":"int"}},{"name":"x","type":"int"}]}"#);
+    // One item of one byte, said to have three: whoever passes over it finds another x.
+    let bytes = [1, 6, 2, 0, 4, 0, 8];
+    let value = Value { format: Format::Avro, schema: Some(&schema), bytes: &bytes[..5] };
+    assert!(validate(Value { bytes: &[1, 2, 2, 0, 4], ..value }).is_ok());
+    assert!(validate(value).unwrap_err().reason.contains("a block of"));
+    assert_eq!(read(&schema, &bytes, &["x"]), Ok(Some(8.into())));
+    assert!(read(&schema, &bytes, &["l", "0"]).unwrap_err().contains("a block of"));
+}
