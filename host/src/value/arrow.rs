@@ -567,7 +567,7 @@ impl Builder {
             }
             (Plan::Map(inner), Shape::Map(value)) => {
                 let Data::Map { ends, keys, values, .. } = &mut self.data else { return Err(unfit("", "it is no map in the table")) };
-                let least = nodes[*value as usize].bytes_min + 1;
+                let least = nodes[*value as usize].bytes_min.saturating_add(1);
                 loop {
                     let block = cursor.block(least, 0)?;
                     if block.count == 0 {

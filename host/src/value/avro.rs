@@ -192,7 +192,7 @@ pub fn node(nodes: &[Node], at: NodeId, cursor: &mut Cursor<'_>, events: &mut im
         }
         Shape::Map(value) => {
             events.begin_map();
-            let least = nodes[*value as usize].bytes_min + 1;
+            let least = nodes[*value as usize].bytes_min.saturating_add(1);
             loop {
                 let block = cursor.block(least, 0)?;
                 if block.count == 0 {
@@ -307,7 +307,7 @@ pub fn skip(nodes: &[Node], at: NodeId, cursor: &mut Cursor<'_>, depth: usize) -
         }
         Shape::Array(item) | Shape::Map(item) => {
             let map = matches!(nodes[at as usize].shape, Shape::Map(_));
-            let least = nodes[*item as usize].bytes_min + usize::from(map);
+            let least = nodes[*item as usize].bytes_min.saturating_add(usize::from(map));
             let mut seen = 0;
             loop {
                 let mut ahead = cursor.clone();

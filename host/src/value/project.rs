@@ -366,7 +366,7 @@ impl Row<'_> {
                 }
             }
             Shape::Map(value) => {
-                let least = nodes[*value as usize].bytes_min + 1;
+                let least = nodes[*value as usize].bytes_min.saturating_add(1);
                 loop {
                     let block = cursor.block(least, 0)?;
                     if block.count == 0 {

@@ -332,7 +332,7 @@ impl Compiler {
         for field in json["fields"].as_array().map(Vec::as_slice).unwrap_or_default() {
             let name = field["name"].as_str().unwrap_or_default().to_owned();
             let node = self.node(&field["type"], &inner, depth + 1)?;
-            bytes_min += self.nodes[node as usize].bytes_min;
+            bytes_min = usize::saturating_add(bytes_min, self.nodes[node as usize].bytes_min);
             fields.push(Field { name, node });
         }
         self.open.pop();

@@ -25,3 +25,13 @@ fn a_block_that_lies_about_its_size_is_refused_and_not_read_in_two_ways() {
     assert_eq!(read(&schema, &bytes, &["x"]), Ok(Some(8.into())));
     assert!(read(&schema, &bytes, &["l", "0"]).unwrap_err().contains("a block of"));
 }
+
+#[test]
+fn a_schema_of_huge_fixed_types_is_compiled_and_its_values_refused() {
+    let fixed = |name: &str| format!(r#"{{"name":"{name}","type":{{"type":"fixed","name":"T{name}","size":18446744073709551615}}}}"#);
+    let record = format!(r#"{{"type":"map","values":{{"type":"record","name":"R","fields":[{},{}]}}}}"#, fixed("a"), fixed("b"));
+    let schema = avro(&record);
+    let value = Value { format: Format::Avro, schema: Some(&schema), bytes: &[2, 2, b'x', 1, 0] };
+    assert!(validate(value).is_err());
+    assert!(read(&schema, value.bytes, &["x"]).is_err());
+}
