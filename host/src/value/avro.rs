@@ -4,7 +4,7 @@
 
 use super::schema::{Logical, Node, NodeId, Schema, Shape};
 use super::walk::{Events, Scalar};
-use super::{DEPTH_MAX, DecodeError, EMPTY_ITEMS_MAX};
+use super::{DECIMAL_BYTES_MAX, DEPTH_MAX, DecodeError, EMPTY_ITEMS_MAX, SCALE_MAX};
 
 /// Reads wire types from the front of what is left.
 #[derive(Debug, Clone)]
@@ -234,17 +234,17 @@ pub fn scalar<'a, 'b: 'a>(node: &'a Node, cursor: &mut Cursor<'b>) -> Result<Sca
         (Shape::Long, logical) => with_meaning(cursor.long()?, logical),
         (Shape::Float, _) => Scalar::Float(cursor.float()?),
         (Shape::Double, _) => Scalar::Double(cursor.double()?),
-        (Shape::Bytes, Logical::Decimal { scale, .. }) => Scalar::Decimal(cursor.bytes()?, scale),
+        (Shape::Bytes, Logical::Decimal { scale, .. }) => Scalar::Decimal(unscaled(cursor.bytes()?, cursor)?, scale),
         (Shape::Bytes, Logical::BigDecimal) => {
             let bytes = cursor.bytes()?;
             let mut inner = Cursor::new(bytes);
-            let unscaled = inner.bytes()?;
+            let number = unscaled(inner.bytes()?, cursor)?;
             let scale = inner.long()?;
             inner.finish()?;
             if scale.unsigned_abs() > SCALE_MAX {
                 return Err(cursor.error(format!("a decimal of scale {scale}")));
             }
-            Scalar::Decimal(unscaled, scale)
+            Scalar::Decimal(number, scale)
         }
         (Shape::Bytes, _) => Scalar::Bytes(cursor.bytes()?),
         (Shape::String, Logical::Uuid) => {
@@ -256,7 +256,7 @@ pub fn scalar<'a, 'b: 'a>(node: &'a Node, cursor: &mut Cursor<'b>) -> Result<Sca
             }
         }
         (Shape::String, _) => Scalar::Text(cursor.string()?),
-        (Shape::Fixed(size), Logical::Decimal { scale, .. }) => Scalar::Decimal(cursor.take(*size)?, scale),
+        (Shape::Fixed(size), Logical::Decimal { scale, .. }) => Scalar::Decimal(unscaled(cursor.take(*size)?, cursor)?, scale),
         (Shape::Fixed(size), Logical::Uuid) => Scalar::Uuid(cursor.take(*size)?.try_into().unwrap_or_default()),
         (Shape::Fixed(size), Logical::Duration) => {
             let bytes = cursor.take(*size)?;
@@ -269,8 +269,13 @@ pub fn scalar<'a, 'b: 'a>(node: &'a Node, cursor: &mut Cursor<'b>) -> Result<Sca
     })
 }
 
-/// Largest scale of a decimal: more digits than that are an attack, not a number.
-const SCALE_MAX: u64 = 10_000;
+#[inline]
+fn unscaled<'b>(bytes: &'b [u8], cursor: &Cursor<'_>) -> Result<&'b [u8], DecodeError> {
+    if bytes.len() > DECIMAL_BYTES_MAX {
+        return Err(cursor.error(format!("a decimal of {} bytes, at most {DECIMAL_BYTES_MAX}", bytes.len())));
+    }
+    Ok(bytes)
+}
 
 #[inline]
 fn with_meaning<'a>(value: i64, logical: Logical) -> Scalar<'a> {

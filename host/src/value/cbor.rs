@@ -10,7 +10,7 @@ use num_bigint::BigInt;
 use super::schema::Unit;
 use super::text;
 use super::walk::{Events, Scalar};
-use super::{DEPTH_MAX, DecodeError};
+use super::{DECIMAL_BYTES_MAX, DEPTH_MAX, DecodeError, SCALE_MAX};
 
 const DECIMAL: u64 = 4;
 const BIGNUM: u64 = 2;
@@ -209,7 +209,7 @@ fn tagged(decoder: &mut Decoder<'_>, events: &mut impl Events, depth: usize) -> 
             }
             let exponent = decoder.i64().map_err(bad)?;
             let unscaled = bignum(decoder, at)?.to_signed_bytes_be();
-            if exponent.unsigned_abs() > 10_000 {
+            if exponent.unsigned_abs() > SCALE_MAX {
                 return Err(DecodeError::new(at, format!("a decimal with exponent {exponent}")));
             }
             events.scalar(Scalar::Decimal(&unscaled, -exponent));
@@ -246,7 +246,11 @@ fn bignum(decoder: &mut Decoder<'_>, at: usize) -> Result<BigInt, DecodeError> {
         return Ok(BigInt::from(i128::from(decoder.int().map_err(bad)?)));
     }
     let tag = decoder.tag().map_err(bad)?.as_u64();
-    let magnitude = BigInt::from_bytes_be(num_bigint::Sign::Plus, decoder.bytes().map_err(bad)?);
+    let bytes = decoder.bytes().map_err(bad)?;
+    if bytes.len() > DECIMAL_BYTES_MAX {
+        return Err(DecodeError::new(at, format!("a number of {} bytes, at most {DECIMAL_BYTES_MAX}", bytes.len())));
+    }
+    let magnitude = BigInt::from_bytes_be(num_bigint::Sign::Plus, bytes);
     match tag {
         BIGNUM => Ok(magnitude),
         NEGATIVE_BIGNUM => Ok(-magnitude - 1),

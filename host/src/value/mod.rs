@@ -49,6 +49,12 @@ pub const DEPTH_MAX: usize = 128;
 /// Most items of an array that take no bytes each (nulls, empty records); all others are bounded by the bytes there are.
 pub const EMPTY_ITEMS_MAX: usize = 1 << 16;
 
+/// Largest scale of a decimal, and smallest: more digits than that are an attack, not a number.
+const SCALE_MAX: u64 = 1_000;
+
+/// Most bytes of the unscaled value of a decimal: writing its digits takes the square of that.
+const DECIMAL_BYTES_MAX: usize = 4096;
+
 /// Bytes that are not what their format and schema say.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}{reason} at byte {at}", if .field.is_empty() { String::new() } else { format!("field {:?}: ", .field) })]

@@ -384,7 +384,7 @@ fn logical(json: &Json, of: &str) -> Logical {
         (Some("decimal"), "bytes" | "fixed") => {
             let precision = number("precision").unwrap_or(0);
             let scale = number("scale").unwrap_or(0);
-            if precision > 0 && (0..=precision).contains(&scale) {
+            if precision > 0 && (0..=precision).contains(&scale) && is_scale(scale) {
                 return Logical::Decimal { precision: precision as usize, scale };
             }
         }
@@ -406,6 +406,10 @@ fn logical(json: &Json, of: &str) -> Logical {
     connect(json, of)
 }
 
+fn is_scale(scale: i64) -> bool {
+    scale.unsigned_abs() <= super::SCALE_MAX
+}
+
 /// Kafka Connect's and Debezium's types, which say their meaning by name only. Debezium's plain timestamps have no zone.
 fn connect(json: &Json, of: &str) -> Logical {
     match (json["connect.name"].as_str(), of) {
@@ -414,8 +418,8 @@ fn connect(json: &Json, of: &str) -> Logical {
             let scale = parameter("scale").or_else(|| json["scale"].as_i64());
             let precision = parameter("connect.decimal.precision").or_else(|| json["precision"].as_i64()).unwrap_or(38);
             match scale {
-                Some(scale) => Logical::Decimal { precision: precision.max(1) as usize, scale },
-                None => Logical::None,
+                Some(scale) if is_scale(scale) => Logical::Decimal { precision: precision.max(1) as usize, scale },
+                _ => Logical::None,
             }
         }
         (Some("org.apache.kafka.connect.data.Date" | "io.debezium.time.Date"), "int") => Logical::Date,

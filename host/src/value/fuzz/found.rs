@@ -35,3 +35,27 @@ fn a_schema_of_huge_fixed_types_is_compiled_and_its_values_refused() {
     assert!(validate(value).is_err());
     assert!(read(&schema, value.bytes, &["x"]).is_err());
 }
+
+#[test]
+fn a_decimal_of_an_absurd_scale_is_no_decimal() {
+    let connect = r#"{"type":"bytes","connect.name":"org.apache.kafka.connect.data.Decimal","connect.parameters":{"scale":"SCALE"}}"#;
+    let logical = r#"{"type":"bytes","logicalType":"decimal","precision":9223372036854775807,"scale":SCALE}"#;
+    for (schema, scale) in [(connect, "-9223372036854775808"), (connect, "70000"), (logical, "9223372036854775806")] {
+        let schema = avro(&schema.replace("SCALE", scale));
+        let value = Value { format: Format::Avro, schema: Some(&schema), bytes: &[2, 7] };
+        assert_eq!(to_json(value).unwrap(), "Bw==", "it is bytes");
+        assert_eq!(in_every_way(value), Ok(true));
+    }
+}
+
+#[test]
+fn the_digits_of_a_number_are_bounded_in_every_format() {
+    let schema = avro(r#"{"type":"bytes","logicalType":"decimal","precision":9,"scale":2}"#);
+    // Lengths of 4097 bytes.
+    let avro = [&[0x82, 0x40][..], &[1; 4097]].concat();
+    let cbor = [&[0xc2, 0x59, 0x10, 0x01][..], &[1; 4097]].concat();
+    for (format, bytes) in [(Format::Avro, avro), (Format::Cbor, cbor)] {
+        let error = validate(Value { format, schema: Some(&schema), bytes: &bytes }).unwrap_err();
+        assert!(error.reason.contains("of 4097 bytes, at most 4096"), "{error}");
+    }
+}
