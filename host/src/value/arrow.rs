@@ -519,6 +519,9 @@ impl Builder {
                 at = branch;
             }
         }
+        if nodes[at as usize].bytes_min == 0 && !matches!(plan, Plan::Json) {
+            cursor.nothing()?;
+        }
         match (plan, &nodes[at as usize].shape) {
             (_, Shape::Null) => {
                 self.push_null();

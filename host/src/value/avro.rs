@@ -11,11 +11,13 @@ use super::{DECIMAL_BYTES_MAX, DEPTH_MAX, DecodeError, EMPTY_ITEMS_MAX, SCALE_MA
 pub struct Cursor<'a> {
     bytes: &'a [u8],
     at: usize,
+    /// Parts so far that took no bytes.
+    empty: usize,
 }
 
 impl<'a> Cursor<'a> {
     pub fn new(bytes: &'a [u8]) -> Self {
-        Cursor { bytes, at: 0 }
+        Cursor { bytes, at: 0, empty: 0 }
     }
 
     pub fn at(&self) -> usize {
@@ -145,6 +147,16 @@ impl<'a> Cursor<'a> {
         }
     }
 
+    /// Counts a part that takes no bytes: a record of such records is twice as large with each level of its schema.
+    pub fn nothing(&mut self) -> Result<(), DecodeError> {
+        self.empty += 1;
+        // A null of a union has the byte of its branch.
+        if self.empty > EMPTY_ITEMS_MAX + self.at {
+            return Err(self.error(format!("more than {EMPTY_ITEMS_MAX} parts that take no bytes")));
+        }
+        Ok(())
+    }
+
     pub fn finish(&self) -> Result<(), DecodeError> {
         if self.left() == 0 { Ok(()) } else { Err(self.error(format!("{} bytes are left over", self.left()))) }
     }
@@ -171,6 +183,9 @@ pub fn node(nodes: &[Node], at: NodeId, cursor: &mut Cursor<'_>, events: &mut im
         return Err(cursor.error(format!("it nests deeper than {DEPTH_MAX}")));
     }
     let this = &nodes[at as usize];
+    if this.bytes_min == 0 {
+        cursor.nothing()?;
+    }
     match &this.shape {
         Shape::Array(item) => {
             events.begin_array();
@@ -291,6 +306,9 @@ fn with_meaning<'a>(value: i64, logical: Logical) -> Scalar<'a> {
 pub fn skip(nodes: &[Node], at: NodeId, cursor: &mut Cursor<'_>, depth: usize) -> Result<(), DecodeError> {
     if depth > DEPTH_MAX {
         return Err(cursor.error(format!("it nests deeper than {DEPTH_MAX}")));
+    }
+    if nodes[at as usize].bytes_min == 0 {
+        cursor.nothing()?;
     }
     match &nodes[at as usize].shape {
         Shape::Null => Ok(()),

@@ -46,7 +46,7 @@ pub struct Value<'a> {
 /// Deepest nesting that is read: of records, arrays, maps and unions within each other.
 pub const DEPTH_MAX: usize = 128;
 
-/// Most items of an array that take no bytes each (nulls, empty records); all others are bounded by the bytes there are.
+/// Most parts of a value that take no bytes (nulls, empty records), beside one for each byte; all others are bounded by the bytes there are.
 pub const EMPTY_ITEMS_MAX: usize = 1 << 16;
 
 /// Largest scale of a decimal, and smallest: more digits than that are an attack, not a number.

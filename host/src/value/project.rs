@@ -324,6 +324,9 @@ impl Row<'_> {
         }
         match &nodes[at as usize].shape {
             Shape::Record(fields) => {
+                if nodes[at as usize].bytes_min == 0 {
+                    cursor.nothing()?;
+                }
                 let last = plan.inner.len();
                 let mut next = 0;
                 for (position, field) in fields.iter().enumerate() {

@@ -59,3 +59,28 @@ fn the_digits_of_a_number_are_bounded_in_every_format() {
         assert!(error.reason.contains("of 4097 bytes, at most 4096"), "{error}");
     }
 }
+
+/// Records of two fields of the record before, down to `leaf`: every level doubles them.
+fn doubling(levels: usize, leaf: &str) -> String {
+    (0..levels).fold(leaf.to_owned(), |inner, level| {
+        format!(r#"{{"type":"record","name":"D{level}","fields":[{{"name":"a","type":{inner}}},{{"name":"b","type":"{}"}}]}}"#,
+            if level == 0 { leaf.trim_matches('"').to_owned() } else { format!("D{}", level - 1) })
+    })
+}
+
+#[test]
+fn a_value_of_no_bytes_takes_no_time_however_its_schema_doubles() {
+    for schema in [doubling(60, r#""null""#), format!(r#"{{"type":"array","items":{}}}"#, doubling(16, r#""null""#))] {
+        let schema = avro(&schema);
+        for bytes in [&b""[..], &[0x80, 0x80, 0x08, 0]] {
+            let value = Value { format: Format::Avro, schema: Some(&schema), bytes };
+            assert_eq!(in_every_way(value), Ok(false));
+            tables::never_half(&schema, value, false).unwrap();
+            assert!(read(&schema, bytes, &["a", "a", "b"]).is_err());
+        }
+    }
+    // Nulls that take a byte each are no attack.
+    let schema = avro(r#"{"type":"array","items":["null","int"]}"#);
+    let nulls = [&[0x80, 0x80, 0x10][..], &[0; (1 << 17) + 1]].concat();
+    assert_eq!(in_every_way(Value { format: Format::Avro, schema: Some(&schema), bytes: &nulls }), Ok(true));
+}
