@@ -54,27 +54,32 @@ impl Unfit {
     }
 }
 
+/// Most columns of a table, those within columns too: a schema that names its types again and again has more parts than words.
+const COLUMNS_MAX: usize = 10_000;
+
 /// The columns of a table that holds the values of an Avro schema: the fields of a record, or one column `value`.
 pub fn table_fields(schema: &Schema) -> Vec<FieldRef> {
     let nodes = schema.nodes();
     if nodes.is_empty() {
         return Vec::new();
     }
+    let mut left = COLUMNS_MAX;
     match &nodes[look_through(nodes, 0).0 as usize].shape {
-        Shape::Record(fields) => fields.iter().map(|field| table_field(nodes, &field.name, field.node, 1)).collect(),
-        _ => vec![table_field(nodes, VALUE_COLUMN, 0, 0)],
+        Shape::Record(fields) => fields.iter().map(|field| table_field(nodes, &field.name, field.node, 1, &mut left)).collect(),
+        _ => vec![table_field(nodes, VALUE_COLUMN, 0, 0, &mut left)],
     }
 }
 
-fn table_field(nodes: &[Node], name: &str, at: NodeId, depth: usize) -> FieldRef {
+fn table_field(nodes: &[Node], name: &str, at: NodeId, depth: usize, left: &mut usize) -> FieldRef {
     let (inner, nullable) = look_through(nodes, at);
-    let (data_type, json) = table_type(nodes, inner, depth);
+    let (data_type, json) = table_type(nodes, inner, depth, left);
     let field = Field::new(name, data_type, nullable);
     Arc::new(if json { field.with_metadata([(JSON_TEXT.to_owned(), "true".to_owned())].into()) } else { field })
 }
 
-/// The table's type for a node, and whether it is JSON text in its place.
-fn table_type(nodes: &[Node], at: NodeId, depth: usize) -> (DataType, bool) {
+/// The table's type for a node, and whether it is JSON text in its place. `left`: how many columns there may be within.
+fn table_type(nodes: &[Node], at: NodeId, depth: usize, left: &mut usize) -> (DataType, bool) {
+    *left = left.saturating_sub(1);
     let node = &nodes[at as usize];
     let plain = match (&node.shape, node.logical) {
         (_, Logical::Decimal { precision, scale }) if precision <= 38 && scale <= precision as i64 && scale >= 0 => {
@@ -92,14 +97,14 @@ fn table_type(nodes: &[Node], at: NodeId, depth: usize) -> (DataType, bool) {
         (Shape::Double, _) => DataType::Float64,
         (Shape::Bytes | Shape::Fixed(_), _) => DataType::Binary,
         (Shape::String | Shape::Enum(_), _) => DataType::Utf8,
-        _ if node.recursive || depth > super::DEPTH_MAX / 2 => return (DataType::Utf8, true),
+        _ if node.recursive || depth > super::DEPTH_MAX / 2 || *left == 0 => return (DataType::Utf8, true),
         (Shape::Record(fields), _) if !fields.is_empty() => {
-            DataType::Struct(fields.iter().map(|field| table_field(nodes, &field.name, field.node, depth + 1)).collect())
+            DataType::Struct(fields.iter().map(|field| table_field(nodes, &field.name, field.node, depth + 1, left)).collect())
         }
-        (Shape::Array(item), _) => DataType::List(table_field(nodes, "element", *item, depth + 1)),
+        (Shape::Array(item), _) => DataType::List(table_field(nodes, "element", *item, depth + 1, left)),
         (Shape::Map(value), _) => {
             let entries =
-                Fields::from(vec![Arc::new(Field::new("key", DataType::Utf8, false)), table_field(nodes, "value", *value, depth + 1)]);
+                Fields::from(vec![Arc::new(Field::new("key", DataType::Utf8, false)), table_field(nodes, "value", *value, depth + 1, left)]);
             DataType::Map(Arc::new(Field::new("key_value", DataType::Struct(entries), false)), false)
         }
         // A record without fields, a null, a union of several types.
@@ -182,7 +187,7 @@ fn plan(nodes: &[Node], at: NodeId, column: &Field) -> Result<Plan, Unfit> {
     let (inner, _) = look_through(nodes, at);
     let node = &nodes[inner as usize];
     let misfit = || {
-        let own = table_type(nodes, inner, 0).0;
+        let own = table_type(nodes, inner, 0, &mut COLUMNS_MAX.clone()).0;
         Err(unfit("", format!("it is {} in the table, the record's schema has {}", column.data_type(), own)))
     };
     match (&node.shape, column.data_type()) {
@@ -197,7 +202,7 @@ fn plan(nodes: &[Node], at: NodeId, column: &Field) -> Result<Plan, Unfit> {
         (Shape::Record(_) | Shape::Array(_) | Shape::Map(_) | Shape::Union(_), DataType::Utf8) => Ok(Plan::Json),
         (Shape::Record(_) | Shape::Array(_) | Shape::Map(_) | Shape::Union(_), _) => misfit(),
         (_, wanted) => {
-            let own = table_type(nodes, inner, 0).0;
+            let own = table_type(nodes, inner, 0, &mut COLUMNS_MAX.clone()).0;
             let widens = match (&own, wanted) {
                 (own, wanted) if own == wanted => true,
                 (DataType::Int32, DataType::Int64 | DataType::Float64) => true,

@@ -84,3 +84,12 @@ fn a_value_of_no_bytes_takes_no_time_however_its_schema_doubles() {
     let nulls = [&[0x80, 0x80, 0x10][..], &[0; (1 << 17) + 1]].concat();
     assert_eq!(in_every_way(Value { format: Format::Avro, schema: Some(&schema), bytes: &nulls }), Ok(true));
 }
+
+#[test]
+fn a_table_of_a_schema_that_doubles_has_a_bounded_number_of_columns() {
+    let schema = avro(&doubling(60, r#""int""#));
+    let (held, fields) = crate::fuzz::holding(|| table_fields(&schema));
+    assert_eq!(fields.len(), 2);
+    assert!(held < 64 << 20, "{held} bytes");
+    assert!(Appender::new(&schema, &fields).is_ok());
+}
