@@ -143,7 +143,7 @@ impl Projection {
     /// Compiles the wanted fields. With an Avro schema, a field that the schema does not have is missing in every row.
     ///
     /// # Errors
-    /// Avro without a schema.
+    /// Avro without a schema; a field in too many places of it.
     pub fn new(format: Format, schema: Option<&Schema>, wanted: &[Wanted]) -> Result<Projection, ProjectError> {
         let found = |wanted: &Wanted| schema.filter(|_| format == Format::Avro).and_then(|schema| schema.find(&wanted.path));
         let by_default = if format == Format::Raw { Kind::Texts } else { Kind::Documents };
@@ -155,8 +155,13 @@ impl Projection {
                 field: wanted.first().map(|wanted| wanted.path.join(".")).unwrap_or_default(),
                 reason: "Avro cannot be read without a schema".to_owned(),
             })?;
+            let mut left = STEPS_MAX;
             for (index, wanted) in wanted.iter().enumerate() {
-                add(schema.nodes(), 0, &wanted.path, index, &mut root, 0);
+                add(schema.nodes(), 0, &wanted.path, index, &mut root, 0, &mut left);
+                if left == 0 {
+                    let reason = format!("with the fields before it, it leads through more than {STEPS_MAX} types of the schema");
+                    return Err(ProjectError { field: wanted.path.join("."), reason });
+                }
             }
             sort(&mut root);
         }
@@ -231,11 +236,15 @@ impl Projection {
     }
 }
 
-/// Adds column `index` for `path` below the node `at`.
-fn add(nodes: &[Node], at: NodeId, path: &[String], index: usize, plan: &mut Plan, depth: usize) {
-    if depth > DEPTH_MAX {
+/// Most steps of compiling a projection: where the branches of a union lead to the same union, each name of a path doubles them.
+const STEPS_MAX: usize = 1 << 18;
+
+/// Adds column `index` for `path` below the node `at`, in at most `left` steps.
+fn add(nodes: &[Node], at: NodeId, path: &[String], index: usize, plan: &mut Plan, depth: usize, left: &mut usize) {
+    if depth > DEPTH_MAX || *left == 0 {
         return;
     }
+    *left -= 1;
     let node = &nodes[at as usize];
     if let Shape::Union(branches) = &node.shape {
         // A leaf at a union takes whatever branch there is.
@@ -245,7 +254,7 @@ fn add(nodes: &[Node], at: NodeId, path: &[String], index: usize, plan: &mut Pla
         }
         for (branch, inner) in branches.iter().enumerate() {
             let mut below = Plan::default();
-            add(nodes, *inner, path, index, &mut below, depth + 1);
+            add(nodes, *inner, path, index, &mut below, depth + 1, left);
             if !below.is_empty() {
                 plan.child(Key::Branch(branch)).merge(below);
             }
@@ -259,10 +268,10 @@ fn add(nodes: &[Node], at: NodeId, path: &[String], index: usize, plan: &mut Pla
     match &node.shape {
         Shape::Record(fields) => {
             if let Some(position) = fields.iter().position(|field| field.name == *name) {
-                add(nodes, fields[position].node, rest, index, plan.child(Key::Field(position)), depth + 1);
+                add(nodes, fields[position].node, rest, index, plan.child(Key::Field(position)), depth + 1, left);
             }
         }
-        Shape::Array(inner) | Shape::Map(inner) => add(nodes, *inner, rest, index, plan.child(Key::Name(name.clone())), depth + 1),
+        Shape::Array(inner) | Shape::Map(inner) => add(nodes, *inner, rest, index, plan.child(Key::Name(name.clone())), depth + 1, left),
         _ => (),
     }
 }

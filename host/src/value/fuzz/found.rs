@@ -93,3 +93,14 @@ fn a_table_of_a_schema_that_doubles_has_a_bounded_number_of_columns() {
     assert!(held < 64 << 20, "{held} bytes");
     assert!(Appender::new(&schema, &fields).is_ok());
 }
+
+#[test]
+fn a_path_through_unions_that_lead_to_themselves_is_compiled_within_bounds() {
+    let union = r#"["null","A","B"]"#;
+    let record = |name: &str, other: &str| format!(r#"{{"type":"record","name":"{name}","fields":[{{"name":"x","type":{other}}}]}}"#);
+    let schema = avro(&record("A", &format!(r#"["null","A",{}]"#, record("B", union))));
+    let path = vec!["x".to_owned(); 100];
+    let error = Projection::new(Format::Avro, Some(&schema), &[Wanted { path, kind: None, lenient: false }]).unwrap_err();
+    assert!(error.reason.contains("leads through more than"), "{error}");
+    assert_eq!(read(&schema, &[2, 4, 0], &["x", "x", "x"]), Ok(None));
+}
