@@ -166,8 +166,9 @@ pub fn check(bytes: &[u8]) -> Result<(), DecodeError> {
 pub fn walk(bytes: &[u8], events: &mut impl Events) -> Result<(), DecodeError> {
     let text = std::str::from_utf8(bytes).map_err(|error| DecodeError::new(error.valid_up_to(), "text is not UTF-8"))?;
     let mut deserializer = serde_json::Deserializer::from_str(text);
+    let mut told = Told { events, numbers: Numbers { text: bytes, at: 0, behind: 0 } };
     // The walker has a bound of its own; serde_json's is 128 too, and counts the same.
-    let seed = Seed { events, depth: 0 };
+    let seed = Seed { told: &mut told, depth: 0 };
     let walked = serde::de::DeserializeSeed::deserialize(seed, &mut deserializer).and_then(|()| deserializer.end());
     walked.map_err(|error| DecodeError::new(offset(text, error.line(), error.column()), reason(&error)))
 }
@@ -182,12 +183,63 @@ fn offset(text: &str, line: usize, column: usize) -> usize {
     before + column.saturating_sub(1)
 }
 
-struct Seed<'a, E> {
-    events: &'a mut E,
+struct Told<'t, 'e, E> {
+    events: &'e mut E,
+    numbers: Numbers<'t>,
+}
+
+/// The numbers of a text, in order: of integers beyond 64 bits serde_json makes floats, and here their digits are found again.
+struct Numbers<'t> {
+    text: &'t [u8],
+    at: usize,
+    /// How many were read since.
+    behind: usize,
+}
+
+impl<'t> Numbers<'t> {
+    /// The digits of the number that was read last, if it is an integer.
+    fn last_integer(&mut self) -> Option<&'t str> {
+        let mut last = self.next();
+        for _ in 1..std::mem::take(&mut self.behind) {
+            last = self.next();
+        }
+        std::str::from_utf8(last).ok().filter(|digits| !digits.contains(['.', 'e', 'E']))
+    }
+
+    /// What is read was found to be valid, so outside of texts a digit or a sign begins a number.
+    fn next(&mut self) -> &'t [u8] {
+        while let Some(byte) = self.text.get(self.at) {
+            match byte {
+                b'"' => {
+                    self.at += 1;
+                    while let Some(byte) = self.text.get(self.at).filter(|byte| **byte != b'"') {
+                        self.at += if *byte == b'\\' { 2 } else { 1 };
+                    }
+                    self.at += 1;
+                }
+                b'-' | b'0'..=b'9' => {
+                    let rest = &self.text[self.at..];
+                    let length = rest.iter().position(|byte| !matches!(byte, b'-' | b'+' | b'.' | b'e' | b'E' | b'0'..=b'9'));
+                    let number = &rest[..length.unwrap_or(rest.len())];
+                    self.at += number.len();
+                    return number;
+                }
+                _ => self.at += 1,
+            }
+        }
+        &[]
+    }
+}
+
+/// From here on a float may stand for an integer beyond 64 bits.
+const INTEGER_MIN: f64 = 9.2e18;
+
+struct Seed<'a, 't, 'e, E> {
+    told: &'a mut Told<'t, 'e, E>,
     depth: usize,
 }
 
-impl<'de, E: Events> serde::de::DeserializeSeed<'de> for Seed<'_, E> {
+impl<'de, E: Events> serde::de::DeserializeSeed<'de> for Seed<'_, '_, '_, E> {
     type Value = ();
 
     fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
@@ -198,7 +250,7 @@ impl<'de, E: Events> serde::de::DeserializeSeed<'de> for Seed<'_, E> {
     }
 }
 
-impl<'de, E: Events> serde::de::Visitor<'de> for Seed<'_, E> {
+impl<'de, E: Events> serde::de::Visitor<'de> for Seed<'_, '_, '_, E> {
     type Value = ();
 
     fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -206,68 +258,72 @@ impl<'de, E: Events> serde::de::Visitor<'de> for Seed<'_, E> {
     }
 
     fn visit_unit<R>(self) -> Result<(), R> {
-        self.events.scalar(Scalar::Null);
+        self.told.events.scalar(Scalar::Null);
         Ok(())
     }
 
     fn visit_bool<R>(self, value: bool) -> Result<(), R> {
-        self.events.scalar(Scalar::Bool(value));
+        self.told.events.scalar(Scalar::Bool(value));
         Ok(())
     }
 
     fn visit_i64<R>(self, value: i64) -> Result<(), R> {
-        self.events.scalar(Scalar::Int(value));
+        self.told.numbers.behind += 1;
+        self.told.events.scalar(Scalar::Int(value));
         Ok(())
     }
 
     fn visit_u64<R>(self, value: u64) -> Result<(), R> {
+        self.told.numbers.behind += 1;
         match i64::try_from(value) {
-            Ok(value) => self.events.scalar(Scalar::Int(value)),
-            Err(_) => self.events.scalar(Scalar::BigInt(&value.to_string())),
+            Ok(value) => self.told.events.scalar(Scalar::Int(value)),
+            Err(_) => self.told.events.scalar(Scalar::BigInt(&value.to_string())),
         }
         Ok(())
     }
 
     fn visit_f64<R>(self, value: f64) -> Result<(), R> {
-        self.events.scalar(Scalar::Double(value));
+        self.told.numbers.behind += 1;
+        let integer = if value.abs() < INTEGER_MIN { None } else { self.told.numbers.last_integer() };
+        self.told.events.scalar(integer.map_or(Scalar::Double(value), Scalar::BigInt));
         Ok(())
     }
 
     fn visit_str<R>(self, text: &str) -> Result<(), R> {
-        self.events.scalar(Scalar::Text(text));
+        self.told.events.scalar(Scalar::Text(text));
         Ok(())
     }
 
     fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
-        self.events.begin_array();
+        self.told.events.begin_array();
         loop {
-            let seed = ItemSeed(Seed { events: &mut *self.events, depth: self.depth + 1 });
+            let seed = ItemSeed(Seed { told: &mut *self.told, depth: self.depth + 1 });
             if items.next_element_seed(seed)?.is_none() {
                 break;
             }
         }
-        self.events.end_array();
+        self.told.events.end_array();
         Ok(())
     }
 
     fn visit_map<A: serde::de::MapAccess<'de>>(self, mut entries: A) -> Result<(), A::Error> {
-        self.events.begin_map();
-        while entries.next_key_seed(NameSeed(&mut *self.events))?.is_some() {
-            entries.next_value_seed(Seed { events: &mut *self.events, depth: self.depth + 1 })?;
+        self.told.events.begin_map();
+        while entries.next_key_seed(NameSeed(&mut *self.told.events))?.is_some() {
+            entries.next_value_seed(Seed { told: &mut *self.told, depth: self.depth + 1 })?;
         }
-        self.events.end_map();
+        self.told.events.end_map();
         Ok(())
     }
 }
 
 /// Tells of an item only when there is one.
-struct ItemSeed<'a, E>(Seed<'a, E>);
+struct ItemSeed<'a, 't, 'e, E>(Seed<'a, 't, 'e, E>);
 
-impl<'de, E: Events> serde::de::DeserializeSeed<'de> for ItemSeed<'_, E> {
+impl<'de, E: Events> serde::de::DeserializeSeed<'de> for ItemSeed<'_, '_, '_, E> {
     type Value = ();
 
     fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        self.0.events.item();
+        self.0.told.events.item();
         self.0.deserialize(deserializer)
     }
 }

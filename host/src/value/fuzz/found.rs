@@ -104,3 +104,13 @@ fn a_path_through_unions_that_lead_to_themselves_is_compiled_within_bounds() {
     assert!(error.reason.contains("leads through more than"), "{error}");
     assert_eq!(read(&schema, &[2, 4, 0], &["x", "x", "x"]), Ok(None));
 }
+
+#[test]
+fn an_integer_of_json_beyond_64_bits_keeps_its_digits_wherever_it_stands() {
+    let text = r#"["\"1",2.5,{"9":-1e3},123456789012345678901234567890,[-18446744073709551617],1e30,7]"#;
+    let mut cbor = Vec::new();
+    write_cbor(Value { format: Format::Json, schema: None, bytes: text.as_bytes() }, &mut cbor).unwrap();
+    let mut again = Vec::new();
+    write_json(Value { format: Format::Cbor, schema: None, bytes: &cbor }, &JsonOptions::default(), &mut again).unwrap();
+    assert_eq!(String::from_utf8(again).unwrap(), text.replace("-1e3", "-1000.0").replace("1e30", "1e+30").replace("1e+30", "1e30"));
+}
