@@ -351,6 +351,16 @@ impl<'de, E: Events> serde::de::DeserializeSeed<'de> for NameSeed<'_, E> {
     }
 }
 
+/// The digits of a JSON number without exponent (RFC 8259, section 6), if that is what the bytes are.
+pub fn decimal(bytes: &[u8]) -> Option<&str> {
+    let text = std::str::from_utf8(bytes).ok()?.trim_matches([' ', '\t', '\n', '\r']);
+    let unsigned = text.strip_prefix('-').unwrap_or(text);
+    let (whole, fraction) = unsigned.split_once('.').unwrap_or((unsigned, "0"));
+    let digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    let is_number = digits(whole) && digits(fraction) && (whole == "0" || !whole.starts_with('0'));
+    is_number.then_some(text)
+}
+
 /// Whether a value nests no deeper than readers of single fields can follow: they recurse once per container, without a bound of their
 /// own, so one record of brackets would end the process.
 pub fn check_depth(bytes: &[u8]) -> Result<(), DecodeError> {

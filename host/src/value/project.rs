@@ -428,10 +428,12 @@ impl Row<'_> {
             }
             _ => (),
         }
-        if value.format == Format::Json && kind == Kind::Decimals && is_number(value.bytes) {
+        if value.format == Format::Json
+            && kind == Kind::Decimals
+            && let Some(digits) = json::decimal(value.bytes)
+        {
             // In JSON a number has its digits as text: nothing gets lost.
-            let digits = String::from_utf8_lossy(value.bytes);
-            return self.put(column, Scalar::BigInt(digits.trim()), 0);
+            return self.put(column, Scalar::BigInt(digits), 0);
         }
         let mut only = Only { columns: self, column, result: Ok(()), containers: 0 };
         super::walk(value, &mut only)?;
@@ -479,10 +481,6 @@ impl Row<'_> {
         let shown = text::scalar(scalar).unwrap_or_else(|| "a byte string".to_owned());
         self.misfit(column, &shown.chars().take(40).collect::<String>(), at)
     }
-}
-
-fn is_number(bytes: &[u8]) -> bool {
-    bytes.iter().any(u8::is_ascii_digit) && bytes.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'-' | b'.' | b' '))
 }
 
 /// Takes the one scalar of a value that is no container.

@@ -114,3 +114,15 @@ fn an_integer_of_json_beyond_64_bits_keeps_its_digits_wherever_it_stands() {
     write_json(Value { format: Format::Cbor, schema: None, bytes: &cbor }, &JsonOptions::default(), &mut again).unwrap();
     assert_eq!(String::from_utf8(again).unwrap(), text.replace("-1e3", "-1000.0").replace("1e30", "1e+30").replace("1e+30", "1e30"));
 }
+
+#[test]
+fn what_only_looks_like_a_number_is_no_decimal() {
+    let wanted = [Wanted { path: Vec::new(), kind: Some(Kind::Decimals), lenient: false }];
+    let projection = Projection::new(Format::Json, None, &wanted).unwrap();
+    for text in ["1-2", "1 2", "--1", ".", "01", "1.", "-", "1.2.3"] {
+        assert!(projection.read(None, text.as_bytes(), &mut projection.columns()).is_err(), "{text}");
+    }
+    let mut columns = projection.columns();
+    projection.read(None, b" -0.10\n", &mut columns).unwrap();
+    assert_eq!(cell(&columns.columns[0]).unwrap(), Some("-0.10".into()));
+}
