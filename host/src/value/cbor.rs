@@ -260,7 +260,7 @@ fn bignum(decoder: &mut Decoder<'_>, at: usize) -> Result<BigInt, DecodeError> {
 
 fn instant(decoder: &mut Decoder<'_>, at: usize) -> Result<(i64, Unit), DecodeError> {
     let bad = |error: minicbor::decode::Error| DecodeError::new(at, format!("not valid CBOR: {error}"));
-    let entries = decoder.map().map_err(bad)?.unwrap_or(0);
+    let entries = decoder.map().map_err(bad)?.ok_or_else(|| DecodeError::new(at, "an instant is a map of known length"))?;
     let (mut seconds, mut fraction, mut unit) = (0, 0, Unit::Millis);
     for _ in 0..entries {
         match decoder.i8().map_err(bad)? {
@@ -271,6 +271,7 @@ fn instant(decoder: &mut Decoder<'_>, at: usize) -> Result<(i64, Unit), DecodeEr
             _ => decoder.skip().map_err(bad)?,
         }
     }
-    let value = i64::checked_mul(seconds, unit.per_second()).and_then(|whole| whole.checked_add(fraction));
-    value.map(|value| (value, unit)).ok_or_else(|| DecodeError::new(at, "an instant beyond 64 bits"))
+    // The whole seconds of the first instants of 64 bits are rounded down to before them.
+    let value = i128::from(seconds) * i128::from(unit.per_second()) + i128::from(fraction);
+    i64::try_from(value).map(|value| (value, unit)).map_err(|_| DecodeError::new(at, "an instant beyond 64 bits"))
 }

@@ -126,3 +126,22 @@ fn what_only_looks_like_a_number_is_no_decimal() {
     projection.read(None, b" -0.10\n", &mut columns).unwrap();
     assert_eq!(cell(&columns.columns[0]).unwrap(), Some("-0.10".into()));
 }
+
+#[test]
+fn an_instant_of_a_map_without_length_is_refused() {
+    // The end of the map would be taken for the end of the list around it.
+    let error = validate(Value { format: Format::Cbor, schema: None, bytes: &[0x9f, 0xd9, 3, 0xe9, 0xbf, 0xff] }).unwrap_err();
+    assert!(error.reason.contains("of known length"), "{error}");
+}
+
+#[test]
+fn the_first_and_last_instants_are_read_back_from_cbor() {
+    for meaning in ["timestamp-millis", "timestamp-micros", "timestamp-nanos"] {
+        let schema = avro(&format!(r#"{{"type":"long","logicalType":"{meaning}"}}"#));
+        for (bytes, number) in [([0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1], i64::MIN), ([0xfe, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1], i64::MAX)] {
+            let mut cbor = Vec::new();
+            write_cbor(Value { format: Format::Avro, schema: Some(&schema), bytes: &bytes }, &mut cbor).unwrap();
+            assert_eq!(to_json(Value { format: Format::Cbor, schema: None, bytes: &cbor }), Ok(number.into()));
+        }
+    }
+}
