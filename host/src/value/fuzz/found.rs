@@ -60,12 +60,18 @@ fn the_digits_of_a_number_are_bounded_in_every_format() {
     }
 }
 
-/// Records of two fields of the record before, down to `leaf`: every level doubles them.
+/// A record of records, each of two fields of the one before: every level doubles them.
 fn doubling(levels: usize, leaf: &str) -> String {
-    (0..levels).fold(leaf.to_owned(), |inner, level| {
-        format!(r#"{{"type":"record","name":"D{level}","fields":[{{"name":"a","type":{inner}}},{{"name":"b","type":"{}"}}]}}"#,
-            if level == 0 { leaf.trim_matches('"').to_owned() } else { format!("D{}", level - 1) })
-    })
+    let record = |name: &str, fields: &str| format!(r#"{{"type":"record","name":"{name}","fields":[{fields}]}}"#);
+    let field = |name: &str, schema: &str| format!(r#"{{"name":"{name}","type":{schema}}}"#);
+    let mut before = leaf.to_owned();
+    let mut all = Vec::new();
+    for level in 0..levels {
+        let twice = format!("{},{}", field("a", &before), field("b", &before));
+        all.push(field(&format!("d{level}"), &record(&format!("D{level}"), &twice)));
+        before = format!("\"D{level}\"");
+    }
+    record("All", &all.join(","))
 }
 
 #[test]
@@ -76,7 +82,7 @@ fn a_value_of_no_bytes_takes_no_time_however_its_schema_doubles() {
             let value = Value { format: Format::Avro, schema: Some(&schema), bytes };
             assert_eq!(in_every_way(value), Ok(false));
             tables::never_half(&schema, value, false).unwrap();
-            assert!(read(&schema, bytes, &["a", "a", "b"]).is_err());
+            assert!(read(&schema, bytes, &["d59", "a", "b"]).is_err());
         }
     }
     // Nulls that take a byte each are no attack.
@@ -89,7 +95,7 @@ fn a_value_of_no_bytes_takes_no_time_however_its_schema_doubles() {
 fn a_table_of_a_schema_that_doubles_has_a_bounded_number_of_columns() {
     let schema = avro(&doubling(60, r#""int""#));
     let (held, fields) = crate::fuzz::holding(|| table_fields(&schema));
-    assert_eq!(fields.len(), 2);
+    assert_eq!(fields.len(), 60);
     assert!(held < 64 << 20, "{held} bytes");
     assert!(Appender::new(&schema, &fields).is_ok());
 }
@@ -112,7 +118,7 @@ fn an_integer_of_json_beyond_64_bits_keeps_its_digits_wherever_it_stands() {
     write_cbor(Value { format: Format::Json, schema: None, bytes: text.as_bytes() }, &mut cbor).unwrap();
     let mut again = Vec::new();
     write_json(Value { format: Format::Cbor, schema: None, bytes: &cbor }, &JsonOptions::default(), &mut again).unwrap();
-    assert_eq!(String::from_utf8(again).unwrap(), text.replace("-1e3", "-1000.0").replace("1e30", "1e+30").replace("1e+30", "1e30"));
+    assert_eq!(String::from_utf8(again).unwrap(), text.replace("-1e3", "-1000.0"));
 }
 
 #[test]
