@@ -394,6 +394,8 @@ enum Data {
 struct Builder {
     data: Data,
     validity: Validity,
+    /// Whether the column may hold null.
+    nullable: bool,
 }
 
 /// Most bytes of one column of text or bytes in one batch: Arrow's offsets have 32 bits.
@@ -428,7 +430,7 @@ impl Builder {
             },
             other => return Err(unfit(field.name(), format!("columns of {other} are not written"))),
         };
-        Ok(Builder { data, validity: Validity::default() })
+        Ok(Builder { data, validity: Validity::default(), nullable: field.is_nullable() })
     }
 
     fn len(&self) -> usize {
@@ -455,6 +457,16 @@ impl Builder {
         own + self.validity.valid.len()
     }
 
+    /// A null of the record. Within columns Arrow finds it only when the whole batch is built, which is too late for the other rows.
+    fn null(&mut self) -> Result<(), Unfit> {
+        if !self.nullable {
+            return Err(unfit("", "it is null in the record, and the table does not allow null"));
+        }
+        self.push_null();
+        Ok(())
+    }
+
+    /// Room for an entry of nothing: a null, or what stands below one.
     fn push_null(&mut self) {
         self.validity.push(false);
         match &mut self.data {
@@ -516,8 +528,7 @@ impl Builder {
             let branch = branches[ahead.index(branches.len(), "branch")?];
             if matches!(nodes[branch as usize].shape, Shape::Null) {
                 *cursor = ahead;
-                self.push_null();
-                return Ok(());
+                return self.null();
             }
             if !matches!(plan, Plan::Json) {
                 *cursor = ahead;
@@ -528,17 +539,14 @@ impl Builder {
             cursor.nothing()?;
         }
         match (plan, &nodes[at as usize].shape) {
-            (_, Shape::Null) => {
-                self.push_null();
-                Ok(())
-            }
+            (_, Shape::Null) => self.null(),
             (Plan::Json, _) => {
                 let mut text = Vec::new();
                 avro::node(nodes, at, cursor, &mut JsonWriter::new(&mut text, json), depth)?;
                 self.push_text(&text)
             }
             (Plan::Struct(planned), Shape::Record(fields)) => {
-                let Data::Struct(builders, _) = &mut self.data else { return Err(unfit("", "it is no struct in the table")) };
+                let Data::Struct(builders, own) = &mut self.data else { return Err(unfit("", "it is no struct in the table")) };
                 let rows = self.validity.valid.len();
                 for (field, planned) in fields.iter().zip(planned) {
                     match planned {
@@ -548,8 +556,8 @@ impl Builder {
                             .map_err(|error| error.within(&field.name))?,
                     }
                 }
-                for builder in builders.iter_mut().filter(|builder| builder.len() == rows) {
-                    builder.push_null();
+                for (builder, field) in builders.iter_mut().zip(own.iter()).filter(|(builder, _)| builder.len() == rows) {
+                    builder.null().map_err(|error| error.within(field.name()))?;
                 }
                 self.validity.push(true);
                 Ok(())
@@ -615,10 +623,7 @@ impl Builder {
             Err(unfit("", format!("{shown} is no {what}")))
         };
         match (&mut self.data, scalar) {
-            (_, Scalar::Null) => {
-                self.push_null();
-                return Ok(());
-            }
+            (_, Scalar::Null) => return self.null(),
             (Data::Bool(values), Scalar::Bool(value)) => values.push(value),
             (Data::Int32(values), Scalar::Int(value)) => match i32::try_from(value) {
                 Ok(value) => values.push(value),
@@ -662,16 +667,14 @@ impl Builder {
     fn json(&mut self, value: &serde_json::Value) -> Result<(), Unfit> {
         use serde_json::Value as Json;
         match (&mut self.data, value) {
-            (_, Json::Null) => {
-                self.push_null();
-                Ok(())
-            }
+            (_, Json::Null) => self.null(),
             (Data::Struct(builders, fields), Json::Object(object)) => {
                 for (builder, field) in builders.iter_mut().zip(fields.iter()) {
-                    match object.get(field.name()) {
-                        Some(value) => builder.json(value).map_err(|error| error.within(field.name()))?,
-                        None => builder.push_null(),
-                    }
+                    let put = match object.get(field.name()) {
+                        Some(value) => builder.json(value),
+                        None => builder.null(),
+                    };
+                    put.map_err(|error| error.within(field.name()))?;
                 }
                 self.validity.push(true);
                 Ok(())

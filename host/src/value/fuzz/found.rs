@@ -151,3 +151,54 @@ fn the_first_and_last_instants_are_read_back_from_cbor() {
         }
     }
 }
+
+/// A table whose lists, structs and maps hold no nulls, as other writers make them.
+fn strict_table() -> Vec<::arrow::datatypes::FieldRef> {
+    use ::arrow::datatypes::{DataType, Field};
+    let strict = |name: &str| Field::new(name, DataType::Int64, false);
+    let entries = DataType::Struct(vec![Field::new("key", DataType::Utf8, false), strict("value")].into());
+    [
+        Field::new("list", DataType::new_list(DataType::Int64, false), true),
+        Field::new("in", DataType::Struct(vec![strict("x")].into()), true),
+        Field::new("map", DataType::Map(Field::new("key_value", entries, false).into(), false), true),
+    ]
+    .map(std::sync::Arc::new)
+    .to_vec()
+}
+
+#[test]
+fn a_null_within_a_column_that_allows_none_costs_its_record_only() {
+    let fields = strict_table();
+    let mut rows = Rows::new(&fields).unwrap();
+    let appender = Appender::json();
+    let mut append = |text: &str| rows.append(&appender, Value { format: Format::Json, schema: None, bytes: text.as_bytes() });
+    append(r#"{"list":[1],"in":{"x":2},"map":{"a":3}}"#).unwrap();
+    for (text, column) in [(r#"{"list":[null]}"#, "list"), (r#"{"in":{"x":null}}"#, "in.x"), (r#"{"in":{}}"#, "in.x"), (r#"{"map":{"a":null}}"#, "map")] {
+        let error = append(text).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("column {column:?}: it is null")), "{error}");
+    }
+    append(r#"{"list":null,"in":null}"#).unwrap();
+    assert_eq!(rows.finish().unwrap().num_rows(), 2);
+
+    let union = r#"["null","long"]"#;
+    let schema = avro(&format!(
+        r#"{{"type":"record","name":"R","fields":[{{"name":"list","type":{{"type":"array","items":{union}}}}},
+            {{"name":"in","type":{{"type":"record","name":"I","fields":[{{"name":"x","type":{union}}}]}}}}]}}"#
+    ));
+    let appender = Appender::new(&schema, &fields).unwrap();
+    let mut rows = Rows::new(&fields).unwrap();
+    for bytes in [&[2, 0, 0, 2, 2][..], &[0, 0]] {
+        assert!(rows.append(&appender, Value { format: Format::Avro, schema: Some(&schema), bytes }).is_err());
+    }
+    rows.append(&appender, Value { format: Format::Avro, schema: Some(&schema), bytes: &[2, 2, 2, 0, 2, 2] }).unwrap();
+    assert_eq!(rows.finish().unwrap().num_rows(), 1);
+}
+
+#[test]
+fn a_field_that_can_only_be_null_is_null_in_a_table() {
+    let schema = avro(r#"{"type":"record","name":"R","fields":[{"name":"n","type":"null"}]}"#);
+    let fields = table_fields(&schema);
+    let mut rows = Rows::new(&fields).unwrap();
+    rows.append(&Appender::new(&schema, &fields).unwrap(), Value { format: Format::Avro, schema: Some(&schema), bytes: &[] }).unwrap();
+    assert_eq!(rows.finish().unwrap().column(0).null_count(), 1);
+}
