@@ -722,7 +722,11 @@ impl Builder {
             (_, Json::Bool(value)) => self.push(Scalar::Bool(*value)),
             (_, Json::String(text)) => self.push(Scalar::Text(text)),
             (Data::Float32(values), Json::Number(number)) => {
-                values.push(number.as_f64().unwrap_or(f64::NAN) as f32);
+                let wide = number.as_f64().unwrap_or(f64::NAN);
+                if (wide as f32).is_infinite() {
+                    return Err(unfit("", format!("{number} is no 32-bit float")));
+                }
+                values.push(wide as f32);
                 self.validity.push(true);
                 Ok(())
             }
@@ -785,7 +789,7 @@ fn offsets(ends: Vec<i32>) -> OffsetBuffer<i32> {
 
 /// A decimal with another scale, exactly; `None`: digits would be lost, or there are too many.
 fn rescale(number: i128, from: i64, precision: u8, to: i8) -> Option<i128> {
-    let shift = i64::from(to) - from;
+    let shift = i64::from(to).checked_sub(from)?;
     let power = 10_i128.checked_pow(u32::try_from(shift.unsigned_abs()).ok()?)?;
     let scaled = if shift >= 0 { number.checked_mul(power)? } else { (number % power == 0).then(|| number / power)? };
     let limit = 10_i128.checked_pow(precision.into())?;
@@ -798,6 +802,9 @@ fn parse_decimal(text: &str) -> Option<(i128, i64)> {
         None => (text, 0),
     };
     let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    if !fraction.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
     let digits = format!("{whole}{fraction}").parse::<i128>().ok()?;
-    Some((digits, fraction.len() as i64 - exponent))
+    Some((digits, i64::try_from(fraction.len()).ok()?.checked_sub(exponent)?))
 }

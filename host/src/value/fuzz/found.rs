@@ -202,3 +202,17 @@ fn a_field_that_can_only_be_null_is_null_in_a_table() {
     rows.append(&Appender::new(&schema, &fields).unwrap(), Value { format: Format::Avro, schema: Some(&schema), bytes: &[] }).unwrap();
     assert_eq!(rows.finish().unwrap().column(0).null_count(), 1);
 }
+
+#[test]
+fn texts_that_are_no_decimals_and_floats_that_are_too_large_are_refused_by_a_table() {
+    use ::arrow::datatypes::{DataType, Field};
+    let fields = [Field::new("d", DataType::Decimal128(10, 2), true), Field::new("f", DataType::Float32, true)].map(std::sync::Arc::new);
+    let mut rows = Rows::new(&fields).unwrap();
+    let mut append = |text: &str| rows.append(&Appender::json(), Value { format: Format::Json, schema: None, bytes: text.as_bytes() });
+    for text in ["1e-9223372036854775808", "1e9223372036854775807", ".+5", "1.-5", "", ".", "1e", "e1"] {
+        assert!(append(&format!(r#"{{"d":"{text}"}}"#)).is_err(), "{text}");
+    }
+    assert!(append(r#"{"f":1e300}"#).is_err());
+    append(r#"{"d":"-1.5e1","f":1.5}"#).unwrap();
+    assert_eq!(rows.finish().unwrap().num_rows(), 1);
+}
