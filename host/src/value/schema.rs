@@ -132,12 +132,12 @@ impl Schema {
     /// # Errors
     /// Where the text is no Avro schema (Avro 1.12), or a name is not defined.
     pub fn avro(definition: &str, references: &[String]) -> Result<Schema, SchemaError> {
-        let texts: Vec<&str> = references.iter().map(String::as_str).chain([definition]).collect();
         if references.is_empty() {
             apache_avro::Schema::parse_str(definition).map_err(|error| SchemaError(error.to_string()))?;
         } else {
-            apache_avro::Schema::parse_list(&texts).map_err(|error| SchemaError(error.to_string()))?;
+            apache_avro::Schema::parse_str_with_list(definition, references).map_err(|error| SchemaError(error.to_string()))?;
         }
+        let texts = references.iter().map(String::as_str).chain([definition]);
         let mut compiler = Compiler { nodes: Vec::new(), names: HashMap::new(), open: Vec::new() };
         let mut root = 0;
         for text in texts {

@@ -216,3 +216,17 @@ fn texts_that_are_no_decimals_and_floats_that_are_too_large_are_refused_by_a_tab
     append(r#"{"d":"-1.5e1","f":1.5}"#).unwrap();
     assert_eq!(rows.finish().unwrap().num_rows(), 1);
 }
+
+#[test]
+fn a_schema_that_uses_others_need_not_have_a_name() {
+    let city = r#"{"type":"record","name":"geo.City","fields":[{"name":"zip","type":"int"}]}"#;
+    for (text, bytes, json) in [
+        (r#"["null","geo.City"]"#, &[2, 8][..], r#"{"zip":4}"#),
+        (r#"{"type":"array","items":"geo.City"}"#, &[2, 8, 0], r#"[{"zip":4}]"#),
+        (r#""geo.City""#, &[8], r#"{"zip":4}"#),
+    ] {
+        let schema = Schema::avro(text, &[city.to_owned()]).unwrap();
+        let found = to_json(Value { format: Format::Avro, schema: Some(&schema), bytes }).unwrap();
+        assert_eq!(found.to_string(), json);
+    }
+}
