@@ -290,6 +290,11 @@ fn check_set(what: &str, set: &types::SetColumn, count: usize) -> Result<(), Str
             return Err(format!("its {what} that are null or kept are not in order, too many or not empty"));
         }
     }
+    if let (Some(nulls), Some(kept)) = (&set.nulls, &set.kept)
+        && let Some(both) = kept.iter().find(|index| nulls.binary_search(index).is_ok())
+    {
+        return Err(format!("entry {both} of its {what} is null and kept"));
+    }
     Ok(())
 }
 
