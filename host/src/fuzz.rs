@@ -185,7 +185,9 @@ fn bounded(check: &impl Fn(&mut Choices) -> Result<(), String>, choices: &mut Ch
     let attempt = |choices: &mut Choices| {
         (choices.at, choices.shown) = (0, String::new());
         let (begun, held) = (Instant::now(), held());
+        CHECKING.set(true);
         let checked = catch_unwind(AssertUnwindSafe(|| check(choices)));
+        CHECKING.set(false);
         let panicked = |_| Err(format!("panicked: {}", LAST_PANIC.with_borrow(String::clone)));
         let peak = peak_since(held);
         (checked.unwrap_or_else(panicked), begun.elapsed(), peak)
@@ -233,12 +235,18 @@ fn smaller(
                 if let Some(found) = still(&shorter) {
                     (bytes, wrong) = (shorter, found);
                 } else {
-                    if zeros != bytes
-                        && let Some(found) = still(&zeros)
-                    {
-                        (bytes, wrong) = (zeros, found);
+                    let lower = |by: fn(u8) -> u8| {
+                        let mut lower = bytes.clone();
+                        lower[at] = by(lower[at]);
+                        lower
+                    };
+                    let one = [lower(|byte| byte / 2), lower(|byte| byte.saturating_sub(1))];
+                    let next = [zeros].into_iter().chain(one.into_iter().filter(|_| size == 1));
+                    let found = next.filter(|next| *next != bytes).find_map(|next| still(&next).map(|found| (next, found)));
+                    match found {
+                        Some((next, found)) => (bytes, wrong) = (next, found),
+                        None => at = end,
                     }
-                    at = end;
                 }
             }
             size /= 2;
@@ -253,6 +261,8 @@ fn smaller(
 }
 
 thread_local! {
+    /// Whether an input is being checked.
+    static CHECKING: Cell<bool> = const { Cell::new(false) };
     static LAST_PANIC: RefCell<String> = const { RefCell::new(String::new()) };
     static HELD: Cell<usize> = const { Cell::new(0) };
     static PEAK: Cell<usize> = const { Cell::new(0) };
@@ -264,12 +274,10 @@ fn quiet_panics() {
     ONCE.call_once(|| {
         let loud = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info: &PanicHookInfo<'_>| {
-            let fuzzing = info.location().is_some_and(|at| at.file().ends_with("src/fuzz.rs"))
-                || !std::thread::current().name().is_some_and(|name| name.contains("fuzz"));
-            if fuzzing {
-                loud(info);
-            } else {
+            if CHECKING.get() {
                 LAST_PANIC.set(info.to_string().replace('\n', " "));
+            } else {
+                loud(info);
             }
         }));
     });

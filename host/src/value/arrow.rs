@@ -103,8 +103,10 @@ fn table_type(nodes: &[Node], at: NodeId, depth: usize, left: &mut usize) -> (Da
         }
         (Shape::Array(item), _) => DataType::List(table_field(nodes, "element", *item, depth + 1, left)),
         (Shape::Map(value), _) => {
-            let entries =
-                Fields::from(vec![Arc::new(Field::new("key", DataType::Utf8, false)), table_field(nodes, "value", *value, depth + 1, left)]);
+            let entries = Fields::from(vec![
+                Arc::new(Field::new("key", DataType::Utf8, false)),
+                table_field(nodes, "value", *value, depth + 1, left),
+            ]);
             DataType::Map(Arc::new(Field::new("key_value", DataType::Struct(entries), false)), false)
         }
         // A record without fields, a null, a union of several types.

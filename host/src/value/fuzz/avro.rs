@@ -44,7 +44,7 @@ fn values_are_read_as_apache_avro_reads_them() {
         let value = Value { format: Format::Avro, schema: Some(&schema), bytes: &bytes };
         let valid = in_every_way(value)?;
         let apache = Apache::new(&theirs)?;
-        if made.fixed_uuid {
+        if made.fixed_uuid || nests_too_deep(value) {
             return Ok(());
         }
         let (expected, left) = match apache.read(&bytes) {
@@ -81,7 +81,7 @@ fn damaged_values_are_refused_or_read_as_apache_avro_reads_them() {
         let valid = in_every_way(value)?;
         fields_in_any_kind(&made, &schema, &bytes, choices)?;
         tables::never_half(&schema, value, valid)?;
-        if made.fixed_uuid {
+        if made.fixed_uuid || nests_too_deep(value) {
             return Ok(());
         }
         let apache = Apache::new(&theirs)?;
@@ -160,6 +160,11 @@ fn damaged(text: &str, choices: &mut Choices) -> String {
     let (Some(from), Some(to)) = (marks.get(from), marks.get(to)) else { return (*choices.pick(TOKENS)).to_owned() };
     let to = if choices.once_in(2) { *to } else { to + 1 };
     format!("{}{}{}", &text[..*from], choices.pick(TOKENS), &text[to.max(*from)..])
+}
+
+/// `apache-avro` nests until its stack ends.
+fn nests_too_deep(value: Value<'_>) -> bool {
+    validate(value).is_err_and(|error| error.reason.contains("nests deeper"))
 }
 
 fn stricter(error: &str) -> Result<(), String> {

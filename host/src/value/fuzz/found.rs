@@ -16,13 +16,14 @@ fn read(schema: &Schema, bytes: &[u8], path: &[&str]) -> Result<Option<Json>, St
 
 #[test]
 fn a_block_that_lies_about_its_size_is_refused_and_not_read_in_two_ways() {
-    let schema = avro(r#"{"type":"record","name":"R","fields":[{"name":"l","type":{"type":"array","items":"int"}},{"name":"x","type":"int"}]}"#);
+    let schema =
+        avro(r#"{"type":"record","name":"R","fields":[{"name":"l","type":{"type":"array","items":"int"}},{"name":"x","type":"int"}]}"#);
     // One item of one byte, said to have three: whoever passes over it finds another x.
     let bytes = [1, 6, 2, 0, 4, 0, 8];
     let value = Value { format: Format::Avro, schema: Some(&schema), bytes: &bytes[..5] };
     assert!(validate(Value { bytes: &[1, 2, 2, 0, 4], ..value }).is_ok());
     assert!(validate(value).unwrap_err().reason.contains("a block of"));
-    assert_eq!(read(&schema, &bytes, &["x"]), Ok(Some(8.into())));
+    assert_eq!(read(&schema, &bytes, &["x"]), Ok(Some(4.into())));
     assert!(read(&schema, &bytes, &["l", "0"]).unwrap_err().contains("a block of"));
 }
 
@@ -108,7 +109,7 @@ fn a_path_through_unions_that_lead_to_themselves_is_compiled_within_bounds() {
     let path = vec!["x".to_owned(); 100];
     let error = Projection::new(Format::Avro, Some(&schema), &[Wanted { path, kind: None, lenient: false }]).unwrap_err();
     assert!(error.reason.contains("leads through more than"), "{error}");
-    assert_eq!(read(&schema, &[2, 4, 0], &["x", "x", "x"]), Ok(None));
+    assert_eq!(read(&schema, &[2, 4, 0], &["x", "x", "x"]), Ok(Some(Json::Null)));
 }
 
 #[test]
@@ -118,7 +119,7 @@ fn an_integer_of_json_beyond_64_bits_keeps_its_digits_wherever_it_stands() {
     write_cbor(Value { format: Format::Json, schema: None, bytes: text.as_bytes() }, &mut cbor).unwrap();
     let mut again = Vec::new();
     write_json(Value { format: Format::Cbor, schema: None, bytes: &cbor }, &JsonOptions::default(), &mut again).unwrap();
-    assert_eq!(String::from_utf8(again).unwrap(), text.replace("-1e3", "-1000.0"));
+    assert_eq!(String::from_utf8(again).unwrap(), text.replace("-1e3", "-1000.0").replace("1e30", "1e+30"));
 }
 
 #[test]
@@ -144,7 +145,10 @@ fn an_instant_of_a_map_without_length_is_refused() {
 fn the_first_and_last_instants_are_read_back_from_cbor() {
     for meaning in ["timestamp-millis", "timestamp-micros", "timestamp-nanos"] {
         let schema = avro(&format!(r#"{{"type":"long","logicalType":"{meaning}"}}"#));
-        for (bytes, number) in [([0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1], i64::MIN), ([0xfe, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1], i64::MAX)] {
+        for (bytes, number) in [
+            ([0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1], i64::MIN),
+            ([0xfe, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1], i64::MAX),
+        ] {
             let mut cbor = Vec::new();
             write_cbor(Value { format: Format::Avro, schema: Some(&schema), bytes: &bytes }, &mut cbor).unwrap();
             assert_eq!(to_json(Value { format: Format::Cbor, schema: None, bytes: &cbor }), Ok(number.into()));
@@ -173,7 +177,9 @@ fn a_null_within_a_column_that_allows_none_costs_its_record_only() {
     let appender = Appender::json();
     let mut append = |text: &str| rows.append(&appender, Value { format: Format::Json, schema: None, bytes: text.as_bytes() });
     append(r#"{"list":[1],"in":{"x":2},"map":{"a":3}}"#).unwrap();
-    for (text, column) in [(r#"{"list":[null]}"#, "list"), (r#"{"in":{"x":null}}"#, "in.x"), (r#"{"in":{}}"#, "in.x"), (r#"{"map":{"a":null}}"#, "map")] {
+    for (text, column) in
+        [(r#"{"list":[null]}"#, "list"), (r#"{"in":{"x":null}}"#, "in.x"), (r#"{"in":{}}"#, "in.x"), (r#"{"map":{"a":null}}"#, "map")]
+    {
         let error = append(text).unwrap_err().to_string();
         assert!(error.starts_with(&format!("column {column:?}: it is null")), "{error}");
     }
