@@ -132,11 +132,7 @@ impl Schema {
     /// # Errors
     /// Where the text is no Avro schema (Avro 1.12), or a name is not defined.
     pub fn avro(definition: &str, references: &[String]) -> Result<Schema, SchemaError> {
-        if references.is_empty() {
-            apache_avro::Schema::parse_str(definition).map_err(|error| SchemaError(error.to_string()))?;
-        } else {
-            apache_avro::Schema::parse_str_with_list(definition, references).map_err(|error| SchemaError(error.to_string()))?;
-        }
+        check(definition, references)?;
         let texts = references.iter().map(String::as_str).chain([definition]);
         let mut compiler = Compiler { nodes: Vec::new(), names: HashMap::new(), open: Vec::new() };
         let mut root = 0;
@@ -189,6 +185,18 @@ impl Schema {
         let (inner, may_be_null) = look_through(nodes, at);
         let kind = kind_of(nodes, inner);
         Some(Found { kind, nullable: nullable || may_be_null, definition: nodes[at as usize].definition.clone() })
+    }
+}
+
+/// Whether `apache-avro` takes a schema. Of some texts, such as those with names that are none, it panics instead of refusing them.
+fn check(definition: &str, references: &[String]) -> Result<(), SchemaError> {
+    let parsed = std::panic::catch_unwind(|| match references {
+        [] => apache_avro::Schema::parse_str(definition).map(drop),
+        _ => apache_avro::Schema::parse_str_with_list(definition, references).map(drop),
+    });
+    match parsed {
+        Ok(checked) => checked.map_err(|error| SchemaError(error.to_string())),
+        Err(panic) => Err(SchemaError(panic.downcast_ref::<String>().cloned().unwrap_or_else(|| "its parser gives up".to_owned()))),
     }
 }
 

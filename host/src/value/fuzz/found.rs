@@ -236,3 +236,16 @@ fn a_schema_that_uses_others_need_not_have_a_name() {
         assert_eq!(found.to_string(), json);
     }
 }
+
+#[test]
+fn a_schema_whose_names_are_none_is_refused() {
+    let invalid = [
+        r#"{"type":"fixed","name":"","size":1}"#,
+        r#"{"type":"record","name":".","fields":[]}"#,
+        r#"{"type":"record","name":"R","fields":[{"name":"f","type":{"type":"enum","name":"a b","symbols":["A"]}}]}"#,
+    ];
+    for text in invalid {
+        assert!(Schema::avro(text, &[]).unwrap_err().to_string().contains("name"), "{text}");
+        assert!(Schema::avro(r#""int""#, &[text.to_owned()]).is_err(), "{text}");
+    }
+}
