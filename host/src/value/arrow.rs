@@ -64,8 +64,13 @@ pub fn table_fields(schema: &Schema) -> Vec<FieldRef> {
         return Vec::new();
     }
     let mut left = COLUMNS_MAX;
-    match &nodes[look_through(nodes, 0).0 as usize].shape {
-        Shape::Record(fields) => fields.iter().map(|field| table_field(nodes, &field.name, field.node, 1, &mut left)).collect(),
+    let (record, nullable) = look_through(nodes, 0);
+    match &nodes[record as usize].shape {
+        Shape::Record(fields) => {
+            let columns = fields.iter().map(|field| table_field(nodes, &field.name, field.node, 1, &mut left));
+            // Where the whole value may be null, a row of nulls stands for it.
+            columns.map(|column| if nullable { Arc::new(column.as_ref().clone().with_nullable(true)) } else { column }).collect()
+        }
         _ => vec![table_field(nodes, VALUE_COLUMN, 0, 0, &mut left)],
     }
 }

@@ -249,3 +249,12 @@ fn a_schema_whose_names_are_none_is_refused() {
         assert!(Schema::avro(r#""int""#, &[text.to_owned()]).is_err(), "{text}");
     }
 }
+
+#[test]
+fn a_null_in_place_of_a_record_is_a_row_of_nulls_in_a_table_of_its_own() {
+    let schema = avro(r#"["null",{"type":"record","name":"R","fields":[{"name":"f","type":"boolean"}]}]"#);
+    let fields = table_fields(&schema);
+    let mut rows = Rows::new(&fields).unwrap();
+    rows.append(&Appender::new(&schema, &fields).unwrap(), Value { format: Format::Avro, schema: Some(&schema), bytes: &[0] }).unwrap();
+    assert_eq!(rows.finish().unwrap().column(0).null_count(), 1);
+}
