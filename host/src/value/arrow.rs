@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use arrow::array::{
     Array, ArrayRef, BinaryArray, BooleanArray, Date32Array, Decimal128Array, Float32Array, Float64Array, Int32Array, Int64Array,
-    ListArray, MapArray, RecordBatch, StringArray, StructArray, TimestampMicrosecondArray,
+    ListArray, MapArray, RecordBatch, RecordBatchOptions, StringArray, StructArray, TimestampMicrosecondArray,
 };
 use arrow::buffer::{BooleanBuffer, Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema as ArrowSchema, TimeUnit};
@@ -356,9 +356,10 @@ impl Rows {
         let fresh = self.fields.iter().map(|field| Builder::new(field)).collect::<Result<Vec<_>, _>>();
         let fresh = fresh.map_err(|error| arrow::error::ArrowError::SchemaError(error.to_string()))?;
         let builders = std::mem::replace(&mut self.builders, fresh);
-        self.rows = 0;
+        // A table may have no columns, and rows nevertheless.
+        let options = RecordBatchOptions::new().with_row_count(Some(std::mem::take(&mut self.rows)));
         let arrays = builders.into_iter().map(Builder::finish).collect::<Result<Vec<_>, _>>()?;
-        RecordBatch::try_new(Arc::new(ArrowSchema::new(self.fields.clone())), arrays)
+        RecordBatch::try_new_with_options(Arc::new(ArrowSchema::new(self.fields.clone())), arrays, &options)
     }
 }
 

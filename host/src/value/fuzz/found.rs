@@ -258,3 +258,11 @@ fn a_null_in_place_of_a_record_is_a_row_of_nulls_in_a_table_of_its_own() {
     rows.append(&Appender::new(&schema, &fields).unwrap(), Value { format: Format::Avro, schema: Some(&schema), bytes: &[0] }).unwrap();
     assert_eq!(rows.finish().unwrap().column(0).null_count(), 1);
 }
+
+#[test]
+fn a_table_without_columns_has_its_rows() {
+    let schema = avro(r#"{"type":"record","name":"R","fields":[]}"#);
+    let mut rows = Rows::new(&table_fields(&schema)).unwrap();
+    rows.append(&Appender::new(&schema, &[]).unwrap(), Value { format: Format::Avro, schema: Some(&schema), bytes: &[] }).unwrap();
+    assert_eq!(rows.finish().unwrap().num_rows(), 1);
+}
