@@ -10,14 +10,15 @@ use super::*;
 use crate::fuzz::{self, Choices};
 use crate::value::schema::Unit;
 
-/// Where the walker is stricter than `apache-avro` 0.21, by intent: the other reads the end of the bytes as null, leaves bytes behind
-/// a value alone, and has no bounds of depth, of what takes no bytes, and of digits.
+/// Where the walker is stricter than `apache-avro` 0.21, by intent: the other reads the end of the bytes as null, drops bits of integers
+/// beyond 64, leaves bytes behind a value alone, and has no bounds of depth, of what takes no bytes, and of digits.
 const STRICTER: &[&str] = &[
     "are left over",
     "nests deeper",
     "bytes are announced",
     "items are announced",
     "the bytes end within an integer",
+    "more than 64 bits",
     "that take no bytes",
     "a decimal of",
     "a block of",
@@ -43,7 +44,8 @@ fn values_are_read_as_apache_avro_reads_them() {
         choices.show("value", &bytes);
         let value = Value { format: Format::Avro, schema: Some(&schema), bytes: &bytes };
         let valid = in_every_way(value)?;
-        let apache = Apache::new(&theirs)?;
+        // It does not find again what is named within a decimal.
+        let Ok(apache) = Apache::new(&theirs) else { return Ok(()) };
         if made.fixed_uuid || nests_too_deep(value) {
             return Ok(());
         }
@@ -61,7 +63,8 @@ fn values_are_read_as_apache_avro_reads_them() {
         fields(&apache, &made, &schema, &bytes, &expected, choices)?;
         tables::same(&apache, &schema, value, &expected)?;
         // And once more as `apache-avro` itself writes it.
-        if let Ok(again) = apache_avro::to_avro_datum(&theirs, expected.clone()) {
+        // It panics at some, such as decimals of no bytes.
+        if let Ok(Ok(again)) = std::panic::catch_unwind(|| apache_avro::to_avro_datum(&theirs, expected.clone())) {
             same(&apache, Value { bytes: &again, ..value }, &expected)?;
         }
         Ok(())
@@ -84,7 +87,7 @@ fn damaged_values_are_refused_or_read_as_apache_avro_reads_them() {
         if made.fixed_uuid || nests_too_deep(value) {
             return Ok(());
         }
-        let apache = Apache::new(&theirs)?;
+        let Ok(apache) = Apache::new(&theirs) else { return Ok(()) };
         match (valid, apache.read(&bytes)) {
             (true, Ok((expected, 0))) => same(&apache, value, &expected),
             // Other spellings of uuids are kept as texts.

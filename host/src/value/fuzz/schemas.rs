@@ -1,6 +1,7 @@
 //! Random Avro schemas and the bytes of values for them, written by rules of the specification's own, with every freedom it leaves:
 //! several blocks, sizes of blocks or none, names in all their forms.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 
 use serde_json::{Value as Json, json};
@@ -36,7 +37,11 @@ pub struct Made {
     pub named: HashMap<String, Wire>,
     /// `apache-avro` 0.21 reads uuids of 16 bytes as if a length stood before them, which the specification does not say.
     pub fixed_uuid: bool,
+    /// Parts that a value may still have: records within themselves have no end.
+    left: Cell<usize>,
 }
+
+const VALUE_PARTS_MAX: usize = 5000;
 
 struct Maker<'a> {
     choices: &'a mut Choices,
@@ -50,7 +55,7 @@ pub fn make(choices: &mut Choices) -> Made {
     let depth = choices.below(6);
     let mut maker = Maker { choices, names: Vec::new(), named: HashMap::new(), namespace: String::new(), fixed_uuid: false };
     let (json, wire) = maker.any(depth);
-    Made { json, wire, named: maker.named, fixed_uuid: maker.fixed_uuid }
+    Made { json, wire, named: maker.named, fixed_uuid: maker.fixed_uuid, left: Cell::new(0) }
 }
 
 const INT_MEANINGS: &[&str] = &["date", "time-millis", "unheard-of"];
@@ -206,11 +211,14 @@ impl Made {
     /// The bytes of a value.
     pub fn value(&self, choices: &mut Choices) -> Vec<u8> {
         let mut out = Vec::new();
+        self.left.set(VALUE_PARTS_MAX);
         self.write(&self.wire, choices, &mut out, 0);
         out
     }
 
     fn write(&self, wire: &Wire, choices: &mut Choices, out: &mut Vec<u8>, depth: usize) {
+        let Some(left) = self.left.get().checked_sub(1) else { return };
+        self.left.set(left);
         match wire {
             Wire::Null => (),
             Wire::Boolean => out.push(choices.byte() & 1),
