@@ -126,20 +126,24 @@ pub struct Found {
 
 const NODES_MAX: usize = 100_000;
 
+/// Deepest nesting of types, through names and references: `apache-avro` takes about 3 KiB of stack for each level.
+const NESTING_MAX: usize = 256;
+
 impl Schema {
     /// Compiles an Avro schema. `references`: texts of the schemas whose names it uses, each after those that it uses itself.
     ///
     /// # Errors
     /// Where the text is no Avro schema (Avro 1.12), or a name is not defined.
     pub fn avro(definition: &str, references: &[String]) -> Result<Schema, SchemaError> {
-        check(definition, references)?;
         let texts = references.iter().map(String::as_str).chain([definition]);
-        let mut compiler = Compiler { nodes: Vec::new(), names: HashMap::new(), open: Vec::new() };
+        let mut compiler = Compiler { nodes: Vec::new(), names: HashMap::new(), open: Vec::new(), depths: Vec::new() };
         let mut root = 0;
         for text in texts {
             let json: Json = serde_json::from_str(text).map_err(|error| SchemaError(error.to_string()))?;
             root = compiler.node(&json, "", 0)?;
         }
+        // Only now: it follows references as deep as they go, and its stack has an end.
+        check(definition, references)?;
         let mut nodes = compiler.nodes;
         // The program starts at node 0; a reference to the root's number follows it there.
         if root != 0 {
@@ -269,6 +273,8 @@ struct Compiler {
     names: HashMap<String, NodeId>,
     /// Named types that are being compiled.
     open: Vec<NodeId>,
+    /// How deep types nest within each node; 0 while it is open.
+    depths: Vec<usize>,
 }
 
 impl Compiler {
@@ -276,8 +282,21 @@ impl Compiler {
         if self.nodes.len() >= NODES_MAX {
             return Err(SchemaError(format!("it has more than {NODES_MAX} parts")));
         }
+        let depth = self.depth(&shape)?;
+        self.depths.push(depth);
         self.nodes.push(Node { shape, logical, definition: json.to_string(), bytes_min, recursive: false });
         Ok(self.nodes.len() as NodeId - 1)
+    }
+
+    fn depth(&self, shape: &Shape) -> Result<usize, SchemaError> {
+        let deepest = |inner: &mut dyn Iterator<Item = NodeId>| inner.map(|id| self.depths[id as usize]).max().unwrap_or(0);
+        let depth = 1 + match shape {
+            Shape::Array(inner) | Shape::Map(inner) => self.depths[*inner as usize],
+            Shape::Union(branches) => deepest(&mut branches.iter().copied()),
+            Shape::Record(fields) => deepest(&mut fields.iter().map(|field| field.node)),
+            _ => 0,
+        };
+        if depth > NESTING_MAX { Err(SchemaError(format!("its types nest deeper than {NESTING_MAX}"))) } else { Ok(depth) }
     }
 
     fn node(&mut self, json: &Json, namespace: &str, depth: usize) -> Result<NodeId, SchemaError> {
@@ -344,8 +363,10 @@ impl Compiler {
             fields.push(Field { name, node });
         }
         self.open.pop();
+        let shape = Shape::Record(fields);
+        self.depths[id as usize] = self.depth(&shape)?;
         let node = &mut self.nodes[id as usize];
-        node.shape = Shape::Record(fields);
+        node.shape = shape;
         node.bytes_min = bytes_min;
         Ok(id)
     }

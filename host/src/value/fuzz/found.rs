@@ -266,3 +266,16 @@ fn a_table_without_columns_has_its_rows() {
     rows.append(&Appender::new(&schema, &[]).unwrap(), Value { format: Format::Avro, schema: Some(&schema), bytes: &[] }).unwrap();
     assert_eq!(rows.finish().unwrap().num_rows(), 1);
 }
+
+#[test]
+fn schemas_that_refer_to_each_other_without_end_do_not_take_the_stack() {
+    let chain = |length: usize| -> Vec<String> {
+        let field = |inner: usize| format!(r#"{{"name":"f","type":["null","R{inner}"]}}"#);
+        let fields = |level: usize| level.checked_sub(1).map_or(String::new(), field);
+        (0..length).map(|level| format!(r#"{{"type":"record","name":"R{level}","fields":[{}]}}"#, fields(level))).collect()
+    };
+    let last = |length: usize| format!("\"R{}\"", length - 1);
+    let error = Schema::avro(&last(1000), &chain(1000)).unwrap_err();
+    assert!(error.to_string().contains("nest deeper than 256"), "{error}");
+    Schema::avro(&last(120), &chain(120)).unwrap();
+}
