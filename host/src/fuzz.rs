@@ -46,11 +46,6 @@ impl Choices {
         Choices::new(std::iter::repeat_with(|| random.u8(..)).take(length).collect())
     }
 
-    /// Whether choices are left; without any, everything is as simple as it can be.
-    pub fn is_empty(&self) -> bool {
-        self.at >= self.bytes.len()
-    }
-
     /// Any byte.
     pub fn byte(&mut self) -> u8 {
         let byte = self.bytes.get(self.at).copied().unwrap_or(0);

@@ -273,7 +273,7 @@ struct Compiler {
     names: HashMap<String, NodeId>,
     /// Named types that are being compiled.
     open: Vec<NodeId>,
-    /// How deep types nest within each node; 0 while it is open.
+    /// How deep types nest within each node; 1 while it is open.
     depths: Vec<usize>,
 }
 

@@ -39,6 +39,8 @@ pub struct Made {
     pub fixed_uuid: bool,
     /// Parts that a value may still have: records within themselves have no end.
     left: Cell<usize>,
+    /// Whether the last value had no end, and is cut off somewhere.
+    pub cut: Cell<bool>,
 }
 
 const VALUE_PARTS_MAX: usize = 5000;
@@ -55,7 +57,7 @@ pub fn make(choices: &mut Choices) -> Made {
     let depth = choices.below(6);
     let mut maker = Maker { choices, names: Vec::new(), named: HashMap::new(), namespace: String::new(), fixed_uuid: false };
     let (json, wire) = maker.any(depth);
-    Made { json, wire, named: maker.named, fixed_uuid: maker.fixed_uuid, left: Cell::new(0) }
+    Made { json, wire, named: maker.named, fixed_uuid: maker.fixed_uuid, left: Cell::new(0), cut: Cell::new(false) }
 }
 
 const INT_MEANINGS: &[&str] = &["date", "time-millis", "unheard-of"];
@@ -212,12 +214,13 @@ impl Made {
     pub fn value(&self, choices: &mut Choices) -> Vec<u8> {
         let mut out = Vec::new();
         self.left.set(VALUE_PARTS_MAX);
+        self.cut.set(false);
         self.write(&self.wire, choices, &mut out, 0);
         out
     }
 
     fn write(&self, wire: &Wire, choices: &mut Choices, out: &mut Vec<u8>, depth: usize) {
-        let Some(left) = self.left.get().checked_sub(1) else { return };
+        let Some(left) = self.left.get().checked_sub(1) else { return self.cut.set(true) };
         self.left.set(left);
         match wire {
             Wire::Null => (),
@@ -261,13 +264,12 @@ impl Made {
                 self.write(&branches[branch], choices, out, depth + 1);
             }
             Wire::Record(fields) => fields.iter().for_each(|(_, field)| self.write(field, choices, out, depth + 1)),
-            // What contains itself without a way out has no value: what comes of it is damaged.
             Wire::Named(name) if depth < 40 => {
                 if let Some(named) = self.named.get(name) {
                     self.write(named, choices, out, depth + 1);
                 }
             }
-            Wire::Named(_) => (),
+            Wire::Named(_) => self.cut.set(true),
         }
     }
 
