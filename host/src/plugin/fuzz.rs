@@ -525,24 +525,31 @@ fn whole(step: &Step, question: &Question) -> Result<(), String> {
 
 /// Entry `index` of every column is what it is in a question of this record alone.
 fn same(question: &Question, index: usize, alone: &Question) -> Result<(), String> {
-    let is = |positions: &Option<Vec<u32>>, at: usize| positions.iter().flatten().any(|known| *known == at as u32);
-    let bytes = |column: &types::BytesColumn, at: usize| {
-        let start = if at == 0 { 0 } else { column.ends[at - 1] };
-        format!("{:?} {} {}", &column.data[start as usize..column.ends[at] as usize], is(&column.nulls, at), is(&column.missing, at))
+    // A null or missing entry is the same in every kind of column: which it is, other records may decide.
+    let entry = |nulls: &Option<Vec<u32>>, missing: &Option<Vec<u32>>, at: usize, value: String| {
+        let is = |positions: &Option<Vec<u32>>| positions.iter().flatten().any(|known| *known == at as u32);
+        if is(missing) {
+            "missing".to_owned()
+        } else if is(nulls) {
+            "null".to_owned()
+        } else {
+            value
+        }
     };
     let shown = |column: &types::Column, at: usize| match column {
         types::Column::Integers(column)
         | types::Column::Dates(column)
         | types::Column::Times(column)
-        | types::Column::Timestamps(column) => {
-            format!("{} {} {}", column.values[at], is(&column.nulls, at), is(&column.missing, at))
-        }
-        types::Column::Floats(column) => format!("{} {} {}", column.values[at], is(&column.nulls, at), is(&column.missing, at)),
-        types::Column::Booleans(values) => values[at].to_string(),
+        | types::Column::Timestamps(column) => entry(&column.nulls, &column.missing, at, column.values[at].to_string()),
+        types::Column::Floats(column) => entry(&column.nulls, &column.missing, at, column.values[at].to_string()),
+        types::Column::Booleans(values) => ["false", "true", "null", "missing"][usize::from(values[at])].to_owned(),
         types::Column::Texts(column)
         | types::Column::Binaries(column)
         | types::Column::Decimals(column)
-        | types::Column::Documents(column) => bytes(column, at),
+        | types::Column::Documents(column) => {
+            let start = if at == 0 { 0 } else { column.ends[at - 1] };
+            entry(&column.nulls, &column.missing, at, format!("{:?}", &column.data[start as usize..column.ends[at] as usize]))
+        }
     };
     for (among, only) in question.batch.fields.iter().zip(&alone.batch.fields) {
         if shown(among, index) != shown(only, 0) {
