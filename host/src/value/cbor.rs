@@ -9,7 +9,7 @@ use num_bigint::BigInt;
 
 use super::schema::Unit;
 use super::text;
-use super::walk::{Events, Scalar};
+use super::walk::{Events, Nothing, Scalar};
 use super::{DECIMAL_BYTES_MAX, DEPTH_MAX, DecodeError, SCALE_MAX};
 
 const DECIMAL: u64 = 4;
@@ -232,7 +232,7 @@ fn tagged(decoder: &mut Decoder<'_>, events: &mut impl Events, depth: usize) -> 
             Ok(())
         }
         EXTENDED_TIME => {
-            let (value, unit) = instant(decoder, at)?;
+            let (value, unit) = instant(decoder, at, depth)?;
             events.scalar(Scalar::Timestamp(value, unit, true));
             Ok(())
         }
@@ -258,7 +258,7 @@ fn bignum(decoder: &mut Decoder<'_>, at: usize) -> Result<BigInt, DecodeError> {
     }
 }
 
-fn instant(decoder: &mut Decoder<'_>, at: usize) -> Result<(i64, Unit), DecodeError> {
+fn instant(decoder: &mut Decoder<'_>, at: usize, depth: usize) -> Result<(i64, Unit), DecodeError> {
     let bad = |error: minicbor::decode::Error| DecodeError::new(at, format!("not valid CBOR: {error}"));
     let entries = decoder.map().map_err(bad)?.ok_or_else(|| DecodeError::new(at, "an instant is a map of known length"))?;
     let (mut seconds, mut fraction, mut unit) = (0, 0, Unit::Millis);
@@ -268,7 +268,8 @@ fn instant(decoder: &mut Decoder<'_>, at: usize) -> Result<(i64, Unit), DecodeEr
             -3 => (fraction, unit) = (decoder.i64().map_err(bad)?, Unit::Millis),
             -6 => (fraction, unit) = (decoder.i64().map_err(bad)?, Unit::Micros),
             -9 => (fraction, unit) = (decoder.i64().map_err(bad)?, Unit::Nanos),
-            _ => decoder.skip().map_err(bad)?,
+            // Skipping would take anything for an item, the end of a container too.
+            _ => item(decoder, &mut Nothing, depth + 1)?,
         }
     }
     // The whole seconds of the first instants of 64 bits are rounded down to before them.

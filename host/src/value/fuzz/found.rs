@@ -279,3 +279,11 @@ fn schemas_that_refer_to_each_other_without_end_do_not_take_the_stack() {
     assert!(error.to_string().contains("nest deeper than 256"), "{error}");
     Schema::avro(&last(120), &chain(120)).unwrap();
 }
+
+#[test]
+fn what_an_instant_holds_besides_is_read_too() {
+    // A key that nobody knows, and as its value the end of a container that was never opened.
+    let bytes = [0xd9, 3, 0xe9, 0xa2, 1, 2, 5, 0xff];
+    assert!(validate(Value { format: Format::Cbor, schema: None, bytes: &bytes }).is_err());
+    assert!(validate(Value { format: Format::Cbor, schema: None, bytes: &[0xd9, 3, 0xe9, 0xa2, 1, 2, 5, 0x60] }).is_ok());
+}
