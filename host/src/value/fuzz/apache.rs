@@ -108,6 +108,27 @@ impl<'s> Apache<'s> {
         }
     }
 
+    /// Whether a path leads through a union of several branches that have fields.
+    pub fn is_ambiguous(&self, schema: &'s AvroSchema, path: &[String]) -> bool {
+        let Some((name, rest)) = path.split_first() else { return false };
+        match self.look_up(schema) {
+            AvroSchema::Union(union) => {
+                let has_fields = |schema: &&AvroSchema| matches!(schema, AvroSchema::Record(_) | AvroSchema::Array(_) | AvroSchema::Map(_));
+                let mut branches = union.variants().iter().map(|branch| self.look_up(branch)).filter(has_fields);
+                match (branches.next(), branches.next()) {
+                    (Some(only), None) => self.is_ambiguous(only, path),
+                    (first, _) => first.is_some(),
+                }
+            }
+            AvroSchema::Array(array) => self.is_ambiguous(&array.items, rest),
+            AvroSchema::Map(map) => self.is_ambiguous(&map.types, rest),
+            AvroSchema::Record(record) => {
+                record.fields.iter().find(|field| field.name == *name).is_some_and(|field| self.is_ambiguous(&field.schema, rest))
+            }
+            _ => false,
+        }
+    }
+
     /// The value at a path; `None`: there is none.
     pub fn find<'v>(&self, value: &'v AvroValue, schema: &'s AvroSchema, path: &[String]) -> Option<(&'v AvroValue, &'s AvroSchema)> {
         let (inner, inner_schema) = self.look_through(value, schema);
