@@ -49,7 +49,7 @@ fn only_a_definite_answer_says_that_there_is_no_schema() {
     });
 }
 
-async fn ask(all: Arc<Vec<Answers>>) -> Result<(), (String, Answers)> {
+async fn ask(all: Arc<Vec<Answers>>) -> Result<(), (String, Box<Answers>)> {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let served = all.clone();
@@ -93,7 +93,7 @@ async fn ask(all: Arc<Vec<Answers>>) -> Result<(), (String, Answers)> {
     let answered = join_all(asked).await;
     server.abort();
     for (answers, (schema, places)) in all.iter().zip(answered) {
-        let wrong = |text: String| Err((text, answers.clone()));
+        let wrong = |text: String| Err((text, Box::new(answers.clone())));
         if let Err(Refusal::Unusable(reason)) = places {
             return wrong(format!("places are unusable: {reason}"));
         }

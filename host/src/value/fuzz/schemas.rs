@@ -225,7 +225,7 @@ impl Made {
         match wire {
             Wire::Null => (),
             Wire::Boolean => out.push(choices.byte() & 1),
-            Wire::Int => long(choices.number() as i32 as i64, out),
+            Wire::Int => long(i64::from(choices.number() as i32), out),
             Wire::Long => long(choices.number(), out),
             Wire::Float => {
                 let odd = [0.0, -0.0, f32::NAN, f32::INFINITY, f32::MIN_POSITIVE, f32::MAX, 0.1];
@@ -241,7 +241,7 @@ impl Made {
             Wire::BigDecimal => {
                 let mut inner = Vec::new();
                 bytes(&choices.some_bytes(20), &mut inner);
-                long(choices.byte() as i8 as i64, &mut inner);
+                long(i64::from(choices.byte() as i8), &mut inner);
                 bytes(&inner, out);
             }
             Wire::Text => bytes(choices.text(12).as_bytes(), out),
