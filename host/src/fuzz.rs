@@ -132,6 +132,12 @@ impl Choices {
 ///
 /// Panics with the smallest input that it finds.
 pub fn run(target: &str, check: impl Fn(&mut Choices) -> Result<(), String>) {
+    run_within(target, INPUT_TIME_MAX, check);
+}
+
+/// The same for inputs that have to wait for something, at most so long.
+pub fn run_within(target: &str, time_max: Duration, check: impl Fn(&mut Choices) -> Result<(), String>) {
+    let check = &|choices: &mut Choices| bounded(&check, choices, time_max);
     quiet_panics();
     let first = setting("ANABRANCH_SEED").unwrap_or_else(|| {
         // Any other start each time; what it was is printed.
@@ -158,8 +164,8 @@ pub fn run(target: &str, check: impl Fn(&mut Choices) -> Result<(), String>) {
         while inputs == 0 || Instant::now() < until {
             let now = first.wrapping_add(inputs);
             number.store(now, Ordering::Relaxed);
-            if let Err(wrong) = bounded(&check, &mut Choices::numbered(now)) {
-                let (choices, smallest) = smaller(&check, Choices::numbered(now).bytes, wrong, number);
+            if let Err(wrong) = check(&mut Choices::numbered(now)) {
+                let (choices, smallest) = smaller(check, Choices::numbered(now).bytes, wrong, number);
                 drop(alive);
                 eprintln!("fuzz: {target}: {inputs} inputs, 1 finding");
                 panic!("{target}: {smallest}\n{choices}  again: ANABRANCH_SEED={now}");
@@ -176,7 +182,7 @@ fn setting<T: std::str::FromStr>(name: &str) -> Option<T> {
 }
 
 /// Checks one input, its time and its memory.
-fn bounded(check: &impl Fn(&mut Choices) -> Result<(), String>, choices: &mut Choices) -> Result<(), String> {
+fn bounded(check: &impl Fn(&mut Choices) -> Result<(), String>, choices: &mut Choices, time_max: Duration) -> Result<(), String> {
     let attempt = |choices: &mut Choices| {
         (choices.at, choices.shown) = (0, String::new());
         let (begun, held) = (Instant::now(), held());
@@ -193,7 +199,7 @@ fn bounded(check: &impl Fn(&mut Choices) -> Result<(), String>, choices: &mut Ch
         return Err(format!("held {peak} bytes"));
     }
     // Other processes may have had the processor meanwhile.
-    if took > INPUT_TIME_MAX && attempt(choices).1 > INPUT_TIME_MAX {
+    if took > time_max && attempt(choices).1 > time_max {
         return Err(format!("took {took:?}"));
     }
     Ok(())
@@ -212,7 +218,7 @@ fn smaller(
         // The watcher sees that there is progress.
         alive.fetch_add(1, Ordering::Relaxed);
         let began = Instant::now();
-        let found = bounded(check, &mut Choices::new(bytes.to_vec())).err();
+        let found = check(&mut Choices::new(bytes.to_vec())).err();
         // Slow inputs are not tried thousands of times.
         left = left.saturating_sub((began.elapsed().as_millis() / 10) as usize);
         found
@@ -251,7 +257,7 @@ fn smaller(
         }
     }
     let mut choices = Choices::new(bytes);
-    let _ = bounded(check, &mut choices);
+    let _ = check(&mut choices);
     (choices.shown, wrong)
 }
 
@@ -342,13 +348,18 @@ mod tests {
 
     #[test]
     fn a_finding_is_made_small_and_comes_again_by_its_choices() {
-        let check = |choices: &mut Choices| {
+        let check = &|choices: &mut Choices| {
             let bytes = choices.some_bytes(200);
             choices.show("bytes", &bytes);
             if bytes.iter().any(|byte| *byte > 100) { Err("too large".to_owned()) } else { Ok(()) }
         };
-        let number = (0..).find(|number| bounded(&check, &mut Choices::numbered(*number)).is_err()).unwrap();
-        let (shown, wrong) = smaller(&check, Choices::numbered(number).bytes, String::new(), &AtomicU64::new(0));
+        let number = (0..).find(|number| bounded(check, &mut Choices::numbered(*number), INPUT_TIME_MAX).is_err()).unwrap();
+        let (shown, wrong) = smaller(
+            &|choices: &mut Choices| bounded(check, choices, INPUT_TIME_MAX),
+            Choices::numbered(number).bytes,
+            String::new(),
+            &AtomicU64::new(0),
+        );
         assert_eq!(wrong, "too large");
         assert!(shown.starts_with("  bytes: [") && !shown.contains(','), "{shown}");
     }
@@ -360,8 +371,8 @@ mod tests {
             std::hint::black_box(vec![1_u8; INPUT_BYTES_MAX + 1]);
             Ok(())
         };
-        assert!(bounded(&huge, &mut Choices::numbered(0)).unwrap_err().starts_with("held"));
+        assert!(bounded(&huge, &mut Choices::numbered(0), INPUT_TIME_MAX).unwrap_err().starts_with("held"));
         let broken = |_: &mut Choices| -> Result<(), String> { Err(["x"][std::hint::black_box(0)].parse::<u8>().unwrap().to_string()) };
-        assert!(bounded(&broken, &mut Choices::numbered(0)).unwrap_err().starts_with("panicked"));
+        assert!(bounded(&broken, &mut Choices::numbered(0), INPUT_TIME_MAX).unwrap_err().starts_with("panicked"));
     }
 }

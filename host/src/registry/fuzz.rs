@@ -1,6 +1,7 @@
 //! Answers that no registry gives: whatever comes, nothing panics, and only a definite answer is taken for one.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::join_all;
 use serde_json::{Value as Json, json};
@@ -13,6 +14,8 @@ use crate::fuzz::{self, Choices};
 /// Registries asked at the same time: an answer that may be better the next time takes a while, as it should.
 const AT_ONCE: usize = 32;
 const ID: u32 = 7;
+/// Attempts, pauses between them and answers that never end, several requests long.
+const WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// What one registry answers to each path.
 #[derive(Debug, Clone)]
@@ -37,7 +40,7 @@ struct Reply {
 #[test]
 fn only_a_definite_answer_says_that_there_is_no_schema() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    fuzz::run(&format!("registry answers, {AT_ONCE} an input"), |choices| {
+    fuzz::run_within(&format!("registry answers, {AT_ONCE} an input"), WAIT_MAX, |choices| {
         let all: Vec<Answers> = (0..AT_ONCE)
             .map(|_| Answers { schema: schema(choices), subjects: subjects(choices), version: definition(choices), other: odd(choices) })
             .collect();
