@@ -19,6 +19,7 @@ use crate::plugin::{Chain, ChainPlan, Outcome as Decided};
 use crate::sink::preview::{Preview, Previewer};
 use crate::sink::{self, Surroundings, Urgency};
 use crate::source::kafka::reader::WorkerMessage;
+use crate::source::logs::Logs;
 use crate::stop::Stop;
 
 /// How long a registry that does not answer is waited for.
@@ -90,6 +91,7 @@ impl Decider {
                 decision: plugins.digest().into(),
                 takes_letters,
                 dead: nowhere.clone(),
+                logs: Logs::default(),
                 metrics: counters.sink(sink),
             };
             let made = Previewer::new(&config.sinks[sink], surroundings);

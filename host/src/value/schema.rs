@@ -28,6 +28,7 @@ pub struct Node {
 }
 
 /// What is on the wire.
+#[allow(missing_docs, reason = "Avro's own names")]
 #[derive(Debug, Clone)]
 pub enum Shape {
     Null,
@@ -56,6 +57,7 @@ pub struct Field {
 }
 
 /// Units of times and timestamps.
+#[allow(missing_docs, reason = "Avro's own names")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unit {
     Millis,
@@ -84,6 +86,7 @@ impl Unit {
 }
 
 /// What a shape means beyond itself.
+#[allow(missing_docs, reason = "Avro's own names")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Logical {
     None,

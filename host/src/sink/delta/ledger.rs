@@ -119,15 +119,6 @@ mod tests {
     }
 
     #[test]
-    fn an_application_id_names_its_ledger() {
-        assert_eq!(Ledger::name_in("group/lake/orders/0"), Some("group/lake"));
-        assert_eq!(Ledger::name_in("named/orders/12"), Some("named"));
-        for other in ["spark-stream", "a/b", "a/b/c", "/orders/0"] {
-            assert_eq!(Ledger::name_in(other), None, "{other}");
-        }
-    }
-
-    #[test]
     fn other_ledgers_are_not_ours() {
         let ledger = Ledger::new(None, "group", "lake");
         assert_eq!(ledger.other("old-group/lake/orders/3"), Some(("old-group/lake", "orders")));
