@@ -33,6 +33,8 @@ const MATCH_INTERVAL: Duration = Duration::from_secs(10);
 const MATCH_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a topic that is gone is looked for: a broker that just started may not know it yet.
 const GONE_AFTER: Duration = Duration::from_secs(10);
+/// By then a partition that was told to stop has done so.
+const STOPPED_AFTER: Duration = Duration::from_secs(5);
 /// Waits before a partition is read again once more without having got further.
 const REWIND_AGAIN: Backoff = Backoff { min: Duration::from_millis(200), max: Duration::from_secs(10) };
 
@@ -49,6 +51,8 @@ pub struct Control {
     /// What is subscribed to.
     topics: Vec<String>,
     relief: Relief,
+    /// Partitions that were started again: they are forwarded until a moment at which they surely stopped before.
+    restarted: Vec<(Instant, TopicPartition)>,
 }
 
 struct Gone {
@@ -68,7 +72,16 @@ struct Clock {
 impl Control {
     /// `errors`: those that the reader meets. `topics`: what is subscribed to.
     pub fn new(consumer: Arc<BaseConsumer<Context>>, errors: mpsc::Receiver<ReadError>, topics: Vec<String>) -> Self {
-        Control { consumer, errors, waiting: Vec::new(), out_of_range: Vec::new(), gone: Vec::new(), topics, relief: Relief::new() }
+        Control {
+            consumer,
+            errors,
+            waiting: Vec::new(),
+            out_of_range: Vec::new(),
+            gone: Vec::new(),
+            topics,
+            relief: Relief::new(),
+            restarted: Vec::new(),
+        }
     }
 
     /// Keeps the route reading until it is to stop or, with `--until-end`, everything is settled; then drains, commits and leaves
@@ -85,6 +98,7 @@ impl Control {
             }
             self.rewind(&context);
             self.jump(&context);
+            self.forward_restarted(&context);
             self.look_for_topics(&context);
             self.relief.look(&context, &self.consumer);
             if context.commit_soon.swap(false, Ordering::Relaxed) || clock.committed.elapsed() >= context.rules.commit_interval {
@@ -94,6 +108,8 @@ impl Control {
             if clock.watched.elapsed() >= WATCH_INTERVAL {
                 clock.watched = Instant::now();
                 watch(&context);
+                // A safety net: a partition whose forwarding is lost would be read by nobody.
+                self.forward(&context, &context.shared.acks.slots().into_iter().map(|(_, name, _)| name).collect::<Vec<_>>());
             }
             if matches!(context.topics, Topics::Regex(_)) && clock.matched.elapsed() >= MATCH_INTERVAL {
                 clock.matched = Instant::now();
@@ -302,7 +318,7 @@ impl Control {
     }
 
     /// Starts a partition that librdkafka stopped: it cannot be sought, only be assigned again.
-    fn restart(&self, context: &Context, slot: Slot, name: &TopicPartition, to: i64) -> KafkaResult<()> {
+    fn restart(&mut self, context: &Context, slot: Slot, name: &TopicPartition, to: i64) -> KafkaResult<()> {
         let acks = &context.shared.acks;
         let cooperative = matches!(self.consumer.rebalance_protocol(), RebalanceProtocol::Cooperative);
         // Without increments all partitions are assigned again: nothing may be dispatched between reading positions and that.
@@ -318,20 +334,28 @@ impl Control {
         }
         if cooperative {
             self.consumer.incremental_unassign(&one(name))?;
-            self.forward(context, &list);
             self.consumer.incremental_assign(&list)?;
         } else {
-            self.forward(context, &list);
             self.consumer.assign(&list)?;
         }
+        let until = Instant::now() + STOPPED_AFTER;
+        let names = list.elements().into_iter().map(|element| (element.topic().into(), element.partition()));
+        self.restarted.extend(names.map(|(topic, partition)| (until, TopicPartition { topic, partition })));
         context.shared.epoch.fetch_add(1, Ordering::AcqRel);
         restarted.into_iter().for_each(|slot| acks.rewound(slot));
         Ok(())
     }
 
-    fn forward(&self, context: &Context, list: &TopicPartitionList) {
+    /// A partition loses its forwarding when it stops, and nobody tells when that is. What arrives before it is forwarded waits.
+    fn forward_restarted(&mut self, context: &Context) {
+        let names: Vec<TopicPartition> = self.restarted.iter().map(|(_, name)| name.clone()).collect();
+        self.forward(context, &names);
+        self.restarted.retain(|(until, _)| *until > Instant::now());
+    }
+
+    fn forward(&self, context: &Context, names: &[TopicPartition]) {
         if let Some(queue) = &*context.queue.lock() {
-            list.elements().iter().for_each(|element| queue.forward(element.topic(), element.partition()));
+            names.iter().for_each(|name| queue.forward(&name.topic, name.partition));
         }
     }
 

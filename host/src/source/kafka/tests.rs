@@ -116,7 +116,7 @@ struct Running {
 
 impl Running {
     fn start(cluster: &Cluster, setup: Setup) -> Running {
-        let source = format!("brokers = [{:?}]\nassignor = {:?}", cluster.0.bootstrap_servers(), setup.assignor);
+        let source = format!("brokers = [{:?}]\nassignor = {:?}\nsession_timeout = \"6 s\"", cluster.0.bootstrap_servers(), setup.assignor);
         let source: KafkaSource = toml::from_str(&source).unwrap();
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let metrics = Metrics::new();
