@@ -1,14 +1,16 @@
 //! Batched reads from librdkafka: one queue of ours that the queues of all partitions are forwarded to.
 //!
-//! Invariant: every message that librdkafka hands over is destroyed exactly once, and the queue is destroyed before its client
-//! (the consumer that made it is kept until then). This is one of the two modules that may be `unsafe`: the safe API of rdkafka
+//! Invariant: a message is looked at only during the callback that brings it, and the queue is destroyed before its client (the
+//! consumer that made it is kept until then). This is one of the two modules that may be `unsafe`: the safe API of rdkafka
 //! reads one message a call, which costs half as much again per record.
 
 #![allow(unsafe_code)]
 
-use std::ffi::{CStr, CString};
+use std::any::Any;
+use std::ffi::{CStr, CString, c_void};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
@@ -111,21 +113,50 @@ impl<C: ConsumerContext + 'static> Queue<C> {
 
     /// Takes up to `messages_max` messages (at most [`MESSAGES_MAX`]) that arrive within `timeout`, in order of each partition, and
     /// hands each to `take`. Returns how many there were.
-    pub fn read(&self, messages_max: usize, timeout: Duration, mut take: impl FnMut(Origin, Item<'_>)) -> usize {
-        let mut messages = [std::ptr::null_mut::<sys::rd_kafka_message_t>(); MESSAGES_MAX];
-        let timeout_ms = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
+    ///
+    /// By callback, and not by `rd_kafka_consume_batch_queue`: that one (2.12) counts the news that a partition's end is reached as a
+    /// record, so that a partition which is paused there, as rebalances do, goes on one record too late.
+    pub fn read<F: FnMut(Origin, Item<'_>)>(&self, messages_max: usize, timeout: Duration, mut take: F) -> usize {
         let size = messages_max.clamp(1, MESSAGES_MAX);
-        // SAFETY: the array has room for `size` pointers; librdkafka fills in as many as it returns.
-        let count = unsafe { sys::rd_kafka_consume_batch_queue(self.queue, timeout_ms, messages.as_mut_ptr(), size) };
-        let count = usize::try_from(count).unwrap_or(0);
-        for message in &messages[..count] {
-            let owned = Owned(*message);
-            // SAFETY: librdkafka returned this pointer just now and it is valid until it is destroyed, at the end of the turn.
-            let message = unsafe { &*owned.0 };
-            let origin = Origin { topic: message.rkt as usize, partition: message.partition };
-            take(origin, item(message));
+        let mut call = Call { take: &mut take, left: size, client: self.consumer.client().native_ptr(), panic: None };
+        let deadline = Instant::now() + timeout;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let timeout_ms = i32::try_from(left.as_millis()).unwrap_or(i32::MAX);
+            // SAFETY: `receive::<F>` gets the pointer to `call`, which outlives this call of the queue and is used by nobody else.
+            let served =
+                unsafe { sys::rd_kafka_consume_callback_queue(self.queue, timeout_ms, Some(receive::<F>), (&raw mut call).cast()) };
+            if let Some(panic) = call.panic.take() {
+                std::panic::resume_unwind(panic);
+            }
+            if served <= 0 || timeout_ms == 0 || call.left == 0 {
+                return size - call.left;
+            }
         }
-        count
+    }
+}
+
+/// One call of [`Queue::read`], as its callback sees it.
+struct Call<'t, F> {
+    take: &'t mut F,
+    left: usize,
+    client: *mut sys::rd_kafka_t,
+    /// Panics must not unwind through C.
+    panic: Option<Box<dyn Any + Send>>,
+}
+
+/// # Safety
+/// `message` is valid during the call, and `call` points to a [`Call`] of this `F` that nobody else uses.
+unsafe extern "C" fn receive<F: FnMut(Origin, Item<'_>)>(message: *mut sys::rd_kafka_message_t, call: *mut c_void) {
+    // SAFETY: see above.
+    let (message, call) = unsafe { (&*message, &mut *call.cast::<Call<'_, F>>()) };
+    let origin = Origin { topic: message.rkt as usize, partition: message.partition };
+    let taken = catch_unwind(AssertUnwindSafe(|| (call.take)(origin, item(message))));
+    call.panic = taken.err();
+    call.left -= 1;
+    if call.left == 0 || call.panic.is_some() {
+        // SAFETY: the client is alive. What is left of this call's messages goes back to the head of the queue.
+        unsafe { sys::rd_kafka_yield(call.client) }
     }
 }
 
@@ -133,16 +164,6 @@ impl<C: ConsumerContext + 'static> Drop for Queue<C> {
     fn drop(&mut self) {
         // SAFETY: the queue was made in `new` and is destroyed once; the client is still alive.
         unsafe { sys::rd_kafka_queue_destroy(self.queue) }
-    }
-}
-
-/// A message that is destroyed when it goes out of scope.
-struct Owned(*mut sys::rd_kafka_message_t);
-
-impl Drop for Owned {
-    fn drop(&mut self) {
-        // SAFETY: the pointer came from librdkafka and nobody else destroys it.
-        unsafe { sys::rd_kafka_message_destroy(self.0) }
     }
 }
 
