@@ -4,6 +4,7 @@
 mod dead_letters;
 mod every_type;
 mod formats;
+mod group;
 mod kills;
 mod outside;
 mod registry_down;
