@@ -7,6 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 use super::text;
 use super::walk::{Events, Nothing, Scalar};
@@ -361,14 +362,17 @@ pub fn decimal(bytes: &[u8]) -> Option<&str> {
     is_number.then_some(text)
 }
 
-/// Whether a value nests no deeper than readers of single fields can follow: they recurse once per container, without a bound of their
-/// own, so one record of brackets would end the process.
-pub fn check_depth(bytes: &[u8]) -> Result<(), DecodeError> {
-    // Few values have so many brackets in all; counting them is much faster than telling texts apart.
-    if bytes.iter().filter(|byte| matches!(byte, b'[' | b'{')).count() <= DEPTH_MAX {
-        return Ok(());
+/// Deepest nesting that the fast reader of single fields may meet: it recurses once per container without a bound of its own, with
+/// frames of many kilobytes, so one record of brackets would end the process.
+const SHALLOW_MAX: usize = 16;
+
+/// Whether a value nests so deeply that [`field`] has to read it with care.
+pub fn is_deep(bytes: &[u8]) -> Result<bool, DecodeError> {
+    // Many values have no more brackets in all; counting them is much faster than telling texts apart.
+    if bytes.iter().filter(|byte| matches!(byte, b'[' | b'{')).count() <= SHALLOW_MAX {
+        return Ok(false);
     }
-    let (mut depth, mut in_text, mut escaped) = (0usize, false, false);
+    let (mut depth, mut deepest, mut in_text, mut escaped) = (0usize, 0, false, false);
     for (at, byte) in bytes.iter().enumerate() {
         match byte {
             _ if escaped => escaped = false,
@@ -382,12 +386,14 @@ pub fn check_depth(bytes: &[u8]) -> Result<(), DecodeError> {
         if depth > DEPTH_MAX {
             return Err(DecodeError::new(at, format!("it nests deeper than {DEPTH_MAX}")));
         }
+        deepest = deepest.max(depth);
     }
-    Ok(())
+    Ok(deepest > SHALLOW_MAX)
 }
 
-/// The text of a field within a JSON value that [`check_depth`] found shallow, by its path of at least one name; `None`: there is no such field.
-pub fn field<'a>(bytes: &'a [u8], path: &[String]) -> Result<Option<&'a [u8]>, DecodeError> {
+/// The text of a field within a JSON value, by its path of at least one name; `None`: there is no such field. `is_deep`: what
+/// [`is_deep`] says of the value.
+pub fn field<'a>(bytes: &'a [u8], path: &[String], is_deep: bool) -> Result<Option<&'a [u8]>, DecodeError> {
     let pointer = path.iter().map(|name| match name.parse::<usize>() {
         // Which of the two it is shows only in the value.
         Ok(index) if !name.starts_with('0') || name == "0" => Step::Either(name, index),
@@ -396,17 +402,20 @@ pub fn field<'a>(bytes: &'a [u8], path: &[String]) -> Result<Option<&'a [u8]>, D
     let mut within = bytes;
     let mut at = None;
     for step in pointer {
-        match step.get(within) {
-            Ok(Some(value)) => {
-                // The text of a value lives as long as the whole: its place in `bytes` is found again.
+        let found = if is_deep {
+            step.get_with_care(within).map_err(|error| DecodeError::new(0, reason(&error)))?
+        } else {
+            let found = step.get(within).map_err(|error| DecodeError::new(0, format!("not valid JSON: {error}")))?;
+            // The text of a value lives as long as the whole: its place in `bytes` is found again.
+            found.map(|value| {
                 let text = value.as_raw_str().as_bytes();
                 let start = text.as_ptr() as usize - bytes.as_ptr() as usize;
-                within = &bytes[start..start + text.len()];
-                at = Some(within);
-            }
-            Ok(None) => return Ok(None),
-            Err(error) => return Err(DecodeError::new(0, format!("not valid JSON: {error}"))),
-        }
+                &bytes[start..start + text.len()]
+            })
+        };
+        let Some(found) = found else { return Ok(None) };
+        within = found;
+        at = Some(within);
     }
     Ok(at)
 }
@@ -417,6 +426,13 @@ enum Step<'p> {
 }
 
 impl Step<'_> {
+    /// Slower, and in the same stack however deep the value nests.
+    fn get_with_care<'a>(&self, bytes: &'a [u8]) -> Result<Option<&'a [u8]>, serde_json::Error> {
+        let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+        let found = serde::Deserializer::deserialize_any(&mut deserializer, Pick(self))?;
+        Ok(found.map(|value: &RawValue| value.get().as_bytes()))
+    }
+
     fn get<'a>(&self, bytes: &'a [u8]) -> Result<Option<sonic_rs::LazyValue<'a>>, sonic_rs::Error> {
         let by_name = |name: &str| found(sonic_rs::get(bytes, [name]));
         match self {
@@ -426,6 +442,64 @@ impl Step<'_> {
                 _ => by_name(name),
             },
         }
+    }
+}
+
+/// Picks one member of a container and passes over all others without following them.
+struct Pick<'p>(&'p Step<'p>);
+
+impl<'de> serde::de::Visitor<'de> for Pick<'_> {
+    type Value = Option<&'de RawValue>;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_unit<R>(self) -> Result<Self::Value, R> {
+        Ok(None)
+    }
+
+    fn visit_bool<R>(self, _: bool) -> Result<Self::Value, R> {
+        Ok(None)
+    }
+
+    fn visit_i64<R>(self, _: i64) -> Result<Self::Value, R> {
+        Ok(None)
+    }
+
+    fn visit_u64<R>(self, _: u64) -> Result<Self::Value, R> {
+        Ok(None)
+    }
+
+    fn visit_f64<R>(self, _: f64) -> Result<Self::Value, R> {
+        Ok(None)
+    }
+
+    fn visit_str<R>(self, _: &str) -> Result<Self::Value, R> {
+        Ok(None)
+    }
+
+    fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
+        let (mut found, mut at) = (None, 0);
+        while let Some(item) = items.next_element::<&RawValue>()? {
+            if matches!(self.0, Step::Either(_, index) if *index == at) {
+                found = Some(item);
+            }
+            at += 1;
+        }
+        Ok(found)
+    }
+
+    fn visit_map<A: serde::de::MapAccess<'de>>(self, mut entries: A) -> Result<Self::Value, A::Error> {
+        let (Step::Name(wanted) | Step::Either(wanted, _)) = self.0;
+        let mut found = None;
+        while let Some(name) = entries.next_key::<std::borrow::Cow<'de, str>>()? {
+            let value = entries.next_value::<&RawValue>()?;
+            if found.is_none() && name == *wanted {
+                found = Some(value);
+            }
+        }
+        Ok(found)
     }
 }
 

@@ -208,15 +208,13 @@ impl Projection {
 
     /// Without a compiled walk: each field by itself.
     fn read_each(&self, schema: Option<&Schema>, bytes: &[u8], columns: &mut Columns) -> Result<(), DecodeError> {
-        if self.format == Format::Json {
-            json::check_depth(bytes)?;
-        }
+        let is_deep = self.format == Format::Json && json::is_deep(bytes)?;
         for (index, wanted) in self.wanted.iter().enumerate() {
             let value = Value { format: self.format, schema, bytes };
             let mut row = Row { columns: &mut *columns, wanted: &self.wanted };
             let put = match self.format {
                 _ if wanted.path.is_empty() => row.whole(index, value),
-                Format::Json => match json::field(bytes, &wanted.path)? {
+                Format::Json => match json::field(bytes, &wanted.path, is_deep)? {
                     None => Ok(()),
                     Some(found) => row.whole(index, Value { bytes: found, ..value }),
                 },

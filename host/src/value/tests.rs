@@ -141,12 +141,21 @@ fn a_json_record_that_nests_without_end_is_an_error_and_not_the_end_of_the_proce
         let error = projection.read(None, nested(depth).as_bytes(), &mut columns).unwrap_err();
         assert!(error.reason.contains("nests deeper than 128"), "{error}");
     }
-    // Brackets side by side or within texts are no depth.
+    // Brackets side by side or within texts are no depth, and a deep value is read as well as a shallow one.
     let wide = format!("{{\"first\":[{}[]],\"text\":\"{}\\\"[\",\"last\":1}}", "[],".repeat(1000), "[".repeat(1000));
     for shallow in [wide, nested(DEPTH_MAX - 1)] {
         let mut columns = projection.columns();
         projection.read(None, shallow.as_bytes(), &mut columns).unwrap();
+        let Column::Documents(last) = &columns.columns[0] else { panic!("documents, without a kind") };
+        assert_eq!((last.data.as_slice(), &last.missing), (&[1][..], &None));
     }
+    let first = format!("[[1.50,{}{}],2]", "[".repeat(100), "]".repeat(100));
+    let decimals = Wanted { kind: Some(Kind::Decimals), ..wanted(&["0", "0"]) };
+    let projection = Projection::new(Format::Json, None, &[decimals]).unwrap();
+    let mut columns = projection.columns();
+    projection.read(None, first.as_bytes(), &mut columns).unwrap();
+    let Column::Decimals(first) = &columns.columns[0] else { panic!("decimals are wanted") };
+    assert_eq!(first.data, b"1.50", "numbers keep their digits");
 }
 
 #[test]
@@ -252,18 +261,6 @@ fn rows_of_a_table_hold_what_the_records_hold() {
     assert_eq!(line["counts"], json!({"a": -3}));
     assert_eq!(line["any"], json!("\"s\""), "a union of several types is JSON text");
     assert_eq!(line["at"], json!("2024-02-29T12:30:00.123Z"));
-}
-
-#[test]
-fn a_field_of_type_null_is_null_in_the_table() {
-    let text = r#"{"type":"record","name":"R","fields":[{"name":"nothing","type":"null"},{"name":"id","type":"int"}]}"#;
-    let schema = Schema::avro(text, &[]).unwrap();
-    let fields = table_fields(&schema);
-    let mut rows = Rows::new(&fields).unwrap();
-    let value = Value { format: Format::Avro, schema: Some(&schema), bytes: &[2] };
-    rows.append(&Appender::new(&schema, &fields).unwrap(), value).unwrap();
-    let batch = rows.finish().unwrap();
-    assert_eq!((batch.column(0).null_count(), batch.column(1).null_count()), (1, 0));
 }
 
 #[test]
