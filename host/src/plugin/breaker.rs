@@ -39,11 +39,11 @@ impl Breaker {
         }
     }
 
-    /// A record was given up because the plugin broke at it alone. Returns whether the plugin is broken: it breaks at more than half
-    /// of its records.
+    /// A record was given up because the plugin broke at it alone. Returns whether the plugin is broken: it breaks at more than two of
+    /// three records.
     pub fn gave_up(&mut self) -> bool {
         self.given_up += 1;
-        let is_broken = self.given_up >= GIVEN_UP_MIN && self.given_up > self.decided;
+        let is_broken = self.given_up >= GIVEN_UP_MIN && self.given_up > 2 * self.decided;
         self.slide();
         is_broken
     }

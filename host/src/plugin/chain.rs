@@ -194,7 +194,7 @@ impl Search<'_> {
         let plugin = &self.step.shared.plugin;
         if self.link.breaker.gave_up() {
             return Err(Outcome::Stop(format!(
-                "plugin {plugin:?} breaks at more than half of its records, the last time{}: {reason}; mend it, or take it out of `through`: \
+                "plugin {plugin:?} breaks at more than two of three records, the last time{}: {reason}; mend it, or take it out of `through`: \
                  the records are read again then",
                 self.place(row)
             )));

@@ -88,7 +88,7 @@ fn a_plugin_that_breaks_at_everything_stops_the_route_instead_of_draining_it() {
     let mut running = hostile("panic", 1);
     let decided = running.run(0, 1024);
     let Outcome::Stop(message) = decided.outcome else { panic!("{:?}", decided.outcome) };
-    assert_has(&message, &["plugin \"bad\"", "more than half", "orders/0 offset 99", "panicked at", "`through`"]);
+    assert_has(&message, &["plugin \"bad\"", "more than two of three records", "orders/0 offset 99", "panicked at", "`through`"]);
     assert_harmless(&message);
     assert!(decided.letters.len() < 100);
 }
