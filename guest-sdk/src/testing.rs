@@ -418,7 +418,7 @@ fn column(field: &wit::WantedField, records: &[Record]) -> wit::Column {
                 .collect(),
         ),
         Some(wit::Kind::Binaries) => wit::Column::Binaries(bytes(&text)),
-        Some(wit::Kind::Decimals) => wit::Column::Decimals(bytes(&text)),
+        Some(wit::Kind::Decimals) => wit::Column::Decimals(bytes(&|value| value.is_number().then(|| value.to_string().into_bytes()))),
         Some(wit::Kind::Texts) => wit::Column::Texts(bytes(&text)),
         Some(wit::Kind::Documents) | None => wit::Column::Documents(bytes(&|value| Some(cbor(value)))),
     }
