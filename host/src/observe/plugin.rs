@@ -37,9 +37,6 @@ pub struct BrokenLabels {
     pub class: &'static str,
 }
 
-/// Number of a plugin's own metric; sums may have a fraction.
-pub type Number<T> = Family<PluginLabels, T>;
-
 /// The metrics of all plugins; clones share them.
 #[derive(Clone, Debug)]
 pub(super) struct Plugins {
@@ -99,8 +96,8 @@ pub enum OwnMetric {
 
 #[derive(Debug)]
 enum OwnFamily {
-    Counter(Number<Counter<f64, AtomicU64>>),
-    Gauge(Number<Gauge<f64, AtomicU64>>),
+    Counter(Family<PluginLabels, Counter<f64, AtomicU64>>),
+    Gauge(Family<PluginLabels, Gauge<f64, AtomicU64>>),
     Histogram(Family<PluginLabels, Histogram, fn() -> Histogram>),
 }
 

@@ -133,9 +133,9 @@ impl Hostile {
                 }
                 out.keep(row);
             }
-            "ten million outputs" => (0..10_000_000).for_each(|_| drop(out.keep(row))),
-            "a thousand outputs" => (0..1000).for_each(|_| drop(out.keep(row))),
-            "two outputs" => (0..2).for_each(|_| drop(out.keep(row))),
+            "ten million outputs" => keep_often(out, row, 10_000_000),
+            "a thousand outputs" => keep_often(out, row, 1000),
+            "two outputs" => keep_often(out, row, 2),
             "a million rejects" => (0..1_000_000).for_each(|_| out.reject(row, "again", "and again")),
             "escape codes in a reject" => out.reject(row, "\u{1b}[2J", "\u{1b}]0;owned\u{7}\nforged line"),
             "nest JSON" => drop(out.keep(row).value(Some(nested(b'[', b']').as_slice()))),
@@ -191,6 +191,12 @@ impl Hostile {
             _ => drop(out.keep(row)),
         }
         Ok(())
+    }
+}
+
+fn keep_often(out: &mut Outputs, row: usize, times: usize) {
+    for _ in 0..times {
+        out.keep(row);
     }
 }
 
