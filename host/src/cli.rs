@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Parser, Subcommand, ValueEnum};
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{LevelFilter, ParseError, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
@@ -222,7 +222,7 @@ impl Arguments {
     /// Logs to the standard error output from now on.
     fn start_logging(&self, log: &Log) -> Result<(), Failure> {
         let level = self.log.as_deref().unwrap_or(&log.level);
-        let filter: Targets = level.parse().map_err(|error| {
+        let filter = filter(level).map_err(|error| {
             Failure::Configuration(format!("--log {level:?}: {error}; write a level such as \"debug\", or \"info,anabranch::sink=debug\""))
         })?;
         let is_json = match self.log_format {
@@ -237,6 +237,14 @@ impl Arguments {
             registry.with(lines.with_ansi(is_colourful(std::io::stderr().is_terminal()))).try_init()
         };
         started.map_err(|error| Failure::Broken(error.to_string()))
+    }
+}
+
+/// A level alone is that of the router: libraries below it tell of each step at `info`, so of them there are warnings.
+fn filter(level: &str) -> Result<Targets, ParseError> {
+    match level.parse::<LevelFilter>() {
+        Ok(level) => Ok(Targets::new().with_default(level.min(LevelFilter::WARN)).with_target("anabranch", level)),
+        Err(_) => level.parse(),
     }
 }
 
