@@ -301,6 +301,15 @@ impl Control {
                 Ok(range) => range,
                 Err(text) => return context.stop.stop(StopReason::Environment(format!("route {:?}: {text}", context.rules.route))),
             };
+            if (first..=end).contains(&position) {
+                // The broker was asked for another offset than ours, or has caught up since.
+                tracing::warn!(route = %context.rules.route, partition = %name, position, "refused as out of range and is not: reading again");
+                if let Err(error) = self.restart(context, slot, &name, None) {
+                    let text = format!("route {:?}: {name}: no start at offset {position}: {error}", context.rules.route);
+                    return context.stop.stop(StopReason::Environment(text));
+                }
+                continue;
+            }
             let to = match context.rules.out_of_range {
                 OutOfRange::Stop => {
                     let text = out_of_range(&context.rules.route, &name, "the next offset", position, first, end);
@@ -310,22 +319,24 @@ impl Control {
                 OutOfRange::Latest => end,
             };
             tracing::warn!(route = %context.rules.route, partition = %name, position, to, "the log does not hold what comes next, going on");
-            if let Err(error) = self.restart(context, slot, &name, to) {
+            if let Err(error) = self.restart(context, slot, &name, Some(to)) {
                 let text = format!("route {:?}: {name}: no start at offset {to}: {error}", context.rules.route);
                 return context.stop.stop(StopReason::Environment(text));
             }
         }
     }
 
-    /// Starts a partition that librdkafka stopped: it cannot be sought, only be assigned again.
-    fn restart(&mut self, context: &Context, slot: Slot, name: &TopicPartition, to: i64) -> KafkaResult<()> {
+    /// Starts a partition that librdkafka stopped, at `to` or where it was: it cannot be sought, only be assigned again.
+    fn restart(&mut self, context: &Context, slot: Slot, name: &TopicPartition, to: Option<i64>) -> KafkaResult<()> {
         let acks = &context.shared.acks;
         let cooperative = matches!(self.consumer.rebalance_protocol(), RebalanceProtocol::Cooperative);
         // Without increments all partitions are assigned again: nothing may be dispatched between reading positions and that.
         let restarted: Vec<Slot> = acks.slots().into_iter().map(|(slot, ..)| slot).filter(|other| !cooperative || *other == slot).collect();
         acks.stop_dispatch(&restarted);
         context.shared.fence.cross(&context.shared.budget);
-        acks.jump(slot, to);
+        if let Some(to) = to {
+            acks.jump(slot, to);
+        }
         let mut list = TopicPartitionList::new();
         for (found, name, position) in acks.slots() {
             if let (true, Some(position)) = (restarted.contains(&found), position) {

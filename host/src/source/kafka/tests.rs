@@ -271,24 +271,19 @@ fn an_offset_outside_of_the_log_stops_the_route_until_the_configuration_says_whe
 }
 
 #[test]
-fn records_that_are_deleted_before_they_are_read_stop_the_route_or_are_passed_over() {
-    for (assignor, rule) in [("range", OutOfRange::Stop), ("cooperative-sticky", OutOfRange::Earliest), ("range", OutOfRange::Earliest)] {
+fn a_fetch_that_is_refused_as_out_of_range_and_is_not_costs_no_record_and_repeats_none() {
+    for (assignor, rule) in
+        [("range", OutOfRange::Stop), ("cooperative-sticky", OutOfRange::Stop), ("cooperative-sticky", OutOfRange::Earliest)]
+    {
         let cluster = Cluster::new(&[("orders", 2)]);
         cluster.produce("orders", 0, 3);
         cluster.produce("orders", 1, 3);
         let route = Running::start(&cluster, Setup { out_of_range: rule, assignor, ..Setup::default() });
         route.settle(6);
-        // As if retention had passed what comes next.
         cluster.0.request_errors(RDKafkaApiKey::Fetch, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_OFFSET_OUT_OF_RANGE]);
-        if rule == OutOfRange::Stop {
-            let text = route.refusal();
-            assert!(text.contains("the next offset is 3") && text.contains("out_of_range"), "{text}");
-            continue;
-        }
-        // The mock cluster still has the first records: the oldest are those.
-        let again = route.work();
-        assert_eq!(again.batch.offsets[0], 0, "{assignor}");
-        drop(again);
+        cluster.produce("orders", 0, 2);
+        cluster.produce("orders", 1, 2);
+        assert_eq!(route.settle(4), BTreeMap::from([(0, vec![3, 4]), (1, vec![3, 4])]), "{assignor}");
         route.end();
     }
 }
@@ -373,6 +368,25 @@ fn partitions_whose_sink_takes_nothing_hold_no_others_back() {
     assert_eq!(offsets, (0..300).collect::<Vec<i64>>(), "each record once, in order");
     assert_eq!(route.metrics.route(&"r".into()).rewinds.get(), 0);
     route.end();
+}
+
+#[test]
+fn partitions_that_stay_pass_over_no_record_when_others_come_and_go() {
+    let cluster = Cluster::new(&[("orders", 4)]);
+    (0..4).for_each(|partition| cluster.produce("orders", partition, 3));
+    let first = Running::start(&cluster, Setup::default());
+    first.settle(12);
+    // All stand at their ends now: that is told like a message, and is none.
+    first.until("the commits", || (0..4).all(|partition| cluster.committed(partition).0 == Some(3)));
+    let second = Running::start(&cluster, Setup::default());
+    second.until("its partitions", || second.acks.slots().len() == 2);
+    (0..4).for_each(|partition| cluster.produce("orders", partition, 5));
+    let mut read = first.settle(10);
+    read.extend(second.settle(10));
+    let expected: Vec<i64> = (3..8).collect();
+    assert_eq!(read, (0..4).map(|partition| (partition, expected.clone())).collect::<BTreeMap<_, _>>());
+    second.end();
+    first.end();
 }
 
 #[test]
