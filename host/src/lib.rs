@@ -13,6 +13,7 @@ pub mod decode;
 pub mod demo;
 #[cfg(test)]
 mod fuzz;
+pub mod diffusion;
 pub mod observe;
 pub mod output;
 pub mod pipeline;
