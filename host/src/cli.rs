@@ -225,6 +225,8 @@ impl Arguments {
         let filter = filter(level).map_err(|error| {
             Failure::Configuration(format!("--log {level:?}: {error}; write a level such as \"debug\", or \"info,anabranch::sink=debug\""))
         })?;
+        // At that level the WebSocket crate logs whole messages: records, and the tokens of sessions.
+        let filter = filter.with_target("tungstenite", LevelFilter::WARN);
         let is_json = match self.log_format {
             Some(format) => matches!(format, Format::Json),
             None => log.format == LogFormat::Json,

@@ -11,9 +11,9 @@ pub mod connect;
 pub mod dead;
 pub mod decode;
 pub mod demo;
+pub mod diffusion;
 #[cfg(test)]
 mod fuzz;
-pub mod diffusion;
 pub mod observe;
 pub mod output;
 pub mod pipeline;

@@ -8,13 +8,14 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 /// A part of the page between `<!-- keys: NAME -->` and `<!-- end -->`.
-const SECTIONS: [(&str, &[&str]); 13] = [
+const SECTIONS: [(&str, &[&str]); 14] = [
     ("top", &[]),
     ("log", &["log"]),
     ("source kafka", &["source", "*", "kafka"]),
     ("registry", &["registry", "*"]),
     ("plugin", &["plugin", "*"]),
     ("sink delta", &["sink", "*", "delta"]),
+    ("sink diffusion", &["sink", "*", "diffusion"]),
     ("sink file", &["sink", "*", "file"]),
     ("sink http", &["sink", "*", "http"]),
     ("sink kafka", &["sink", "*", "kafka"]),

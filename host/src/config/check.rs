@@ -524,6 +524,7 @@ impl RouteCheck<'_, '_, '_> {
                     ("topic", "add topic = \"NAME\" to the sink")
                 }
                 Sink::Delta(config) if config.root.is_some() => ("table", "give the sink a `uri` instead of `root`"),
+                Sink::Diffusion(config) if config.takes_destination() => ("topic path", "give the sink a `path` without ${destination}"),
                 Sink::File(config) if config.takes_destination() => ("name", "write a path without ${destination}"),
                 Sink::Http(config) if config.takes_destination() => ("path", "write a URL without ${destination}"),
                 _ => continue,

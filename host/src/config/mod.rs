@@ -81,6 +81,8 @@ pub enum Sink {
     Http(sink::http::Config),
     /// Rows of Delta tables.
     Delta(sink::delta::Config),
+    /// Topics of a Diffusion server.
+    Diffusion(sink::diffusion::Config),
     /// Records of a topic.
     Kafka(sink::kafka::Config),
 }
@@ -94,6 +96,7 @@ impl Sink {
             Sink::File(_) => "file",
             Sink::Http(_) => "http",
             Sink::Delta(_) => "delta",
+            Sink::Diffusion(_) => "diffusion",
             Sink::Kafka(_) => "kafka",
         }
     }
@@ -105,6 +108,7 @@ impl Sink {
             Sink::File(config) => config.check(),
             Sink::Http(config) => config.check(),
             Sink::Delta(config) => config.check(),
+            Sink::Diffusion(config) => config.check(),
             Sink::Kafka(config) => config.check(),
         }
     }

@@ -26,7 +26,7 @@ use crate::sink;
 /// Keys at the top of the file.
 const TOP: [&str; 7] = ["source", "registry", "plugin", "sink", "route", "listen", "log"];
 const SOURCE_KINDS: [&str; 1] = ["kafka"];
-const SINK_KINDS: [&str; 6] = ["delta", "file", "http", "kafka", "null", "stdout"];
+const SINK_KINDS: [&str; 7] = ["delta", "diffusion", "file", "http", "kafka", "null", "stdout"];
 
 /// One named table and its parts.
 pub(super) struct Named<'t, T> {
@@ -165,6 +165,7 @@ impl<'t> Reader<'t, '_> {
                     Sink::Delta(config)
                 })
             }
+            "diffusion" => wrap(self.read(part), Sink::Diffusion),
             "file" => wrap(self.read(part), Sink::File),
             "http" => wrap(self.read(part), Sink::Http),
             "kafka" => wrap(self.read(part), Sink::Kafka),
@@ -332,6 +333,7 @@ pub fn schema() -> serde_json::Value {
     #[expect(dead_code, reason = "its variants are read by the derived schema")]
     enum SinkKinds {
         Delta(sink::delta::Config),
+        Diffusion(sink::diffusion::Config),
         File(sink::file::Config),
         Http(sink::http::Config),
         Kafka(sink::kafka::Config),

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::{Inbox, Sink as _, SinkError, Surroundings, Uses, delta, file, http, kafka, null, stdout};
+use super::{Inbox, Sink as _, SinkError, Surroundings, Uses, delta, diffusion, file, http, kafka, null, stdout};
 use crate::ack::TopicPartition;
 use crate::config::{Config, Name, Sink};
 use crate::dead::Form;
@@ -19,7 +19,7 @@ pub type Held = Vec<(TopicPartition, i64, Option<Arc<str>>)>;
 pub async fn ledger_positions(sink: &Sink, group: &str, name: &str) -> Option<Result<Held, String>> {
     match sink {
         Sink::Delta(config) => Some(delta::ledger_positions(config, group, name).await.map_err(|error| error.to_string())),
-        Sink::Null(_) | Sink::Stdout(_) | Sink::File(_) | Sink::Http(_) | Sink::Kafka(_) => None,
+        Sink::Null(_) | Sink::Stdout(_) | Sink::File(_) | Sink::Http(_) | Sink::Kafka(_) | Sink::Diffusion(_) => None,
     }
 }
 
@@ -35,6 +35,7 @@ pub async fn run(config: Arc<Config>, name: Name, surroundings: Surroundings, in
         Sink::Http(config) => http::Http::new(config, surroundings)?.run(inbox).await,
         Sink::Kafka(config) => kafka::Kafka::new(config, surroundings).run(inbox).await,
         Sink::Delta(config) => delta::Delta::new(config, surroundings)?.run(inbox).await,
+        Sink::Diffusion(config) => diffusion::Diffusion::new(config, surroundings)?.run(inbox).await,
     }
 }
 
@@ -48,6 +49,7 @@ pub fn destinations(sink: &Sink) -> Uses {
         Sink::Kafka(config) => kafka::destinations(config),
         Sink::Delta(config) if config.root.is_some() => Uses::Needed,
         Sink::Delta(_) => Uses::Ignored,
+        Sink::Diffusion(config) => diffusion::destinations(config),
     }
 }
 
@@ -55,7 +57,7 @@ pub fn destinations(sink: &Sink) -> Uses {
 pub fn form(sink: &Sink) -> Form {
     match sink {
         Sink::Kafka(_) => Form::Record,
-        Sink::Null(_) | Sink::Stdout(_) | Sink::File(_) | Sink::Http(_) | Sink::Delta(_) => Form::Row,
+        Sink::Null(_) | Sink::Stdout(_) | Sink::File(_) | Sink::Http(_) | Sink::Delta(_) | Sink::Diffusion(_) => Form::Row,
     }
 }
 
@@ -66,7 +68,7 @@ pub fn form(sink: &Sink) -> Form {
 pub async fn other_ledgers(sink: &Sink, group: &str, name: &str, is_ours: &(dyn Fn(&str) -> bool + Sync)) -> Result<Vec<String>, String> {
     match sink {
         Sink::Delta(config) => delta::other_ledgers(config, group, name, is_ours).await.map_err(|error| error.to_string()),
-        Sink::Null(_) | Sink::Stdout(_) | Sink::File(_) | Sink::Http(_) | Sink::Kafka(_) => Ok(Vec::new()),
+        Sink::Null(_) | Sink::Stdout(_) | Sink::File(_) | Sink::Http(_) | Sink::Kafka(_) | Sink::Diffusion(_) => Ok(Vec::new()),
     }
 }
 
@@ -81,5 +83,6 @@ pub async fn probe(sink: &Sink) -> Result<(), String> {
         Sink::Http(config) => http::probe(config).await,
         Sink::Kafka(config) => kafka::probe(config).await,
         Sink::Delta(config) => delta::probe(config).await,
+        Sink::Diffusion(config) => diffusion::probe(config).await,
     }
 }

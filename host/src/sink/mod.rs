@@ -5,6 +5,7 @@
 
 pub mod backoff;
 pub mod delta;
+pub mod diffusion;
 pub mod file;
 #[cfg(test)]
 mod fixture;

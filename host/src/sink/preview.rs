@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::{SinkError, Surroundings, delta, file, http, kafka, null, stdout};
+use super::{SinkError, Surroundings, delta, diffusion, file, http, kafka, null, stdout};
 use crate::config::Sink;
 use crate::dead::Letter;
 use crate::output::Outputs;
@@ -52,6 +52,13 @@ pub enum Preview {
         /// The table's ledger covers the record: the row is there already and would not be written again.
         covered: bool,
     },
+    /// The value of a Diffusion topic.
+    Topic {
+        /// The topic's path.
+        path: String,
+        /// The value as JSON text; `None`: the topic is removed.
+        value: Option<Vec<u8>>,
+    },
     /// A line of a file, or of the standard output.
     Line {
         /// The file; `None`: the standard output.
@@ -81,6 +88,8 @@ pub enum Previewer {
     Kafka(Box<kafka::Kafka>),
     /// `delta`.
     Delta(Box<delta::Previewer>),
+    /// `diffusion`.
+    Diffusion(Box<diffusion::Diffusion>),
 }
 
 impl Previewer {
@@ -96,6 +105,7 @@ impl Previewer {
             Sink::Http(config) => Previewer::Http(Box::new(http::Previewer::new(config, surroundings)?)),
             Sink::Kafka(config) => Previewer::Kafka(Box::new(kafka::Kafka::new(config, surroundings))),
             Sink::Delta(config) => Previewer::Delta(Box::new(delta::Previewer::new(config, surroundings)?)),
+            Sink::Diffusion(config) => Previewer::Diffusion(Box::new(diffusion::Diffusion::new(config, surroundings)?)),
         })
     }
 
@@ -112,6 +122,7 @@ impl Previewer {
             Previewer::Http(sink) => Ok(sink.show(outputs, index)),
             Previewer::Kafka(sink) => Ok(sink.preview(view)),
             Previewer::Delta(sink) => sink.show(&view).await,
+            Previewer::Diffusion(sink) => Ok(sink.preview(view)),
         }
     }
 }

@@ -212,6 +212,8 @@ pub enum Shown {
     Record { topic: String, partition: Option<i32>, key: Option<Content>, value: Option<Content>, headers: Vec<Header> },
     /// See [`Preview::Row`].
     Row { table: String, is_new: bool, partition: Vec<(String, Box<RawValue>)>, row: Body, covered: bool },
+    /// See [`Preview::Topic`].
+    Topic { path: String, value: Option<Body> },
     /// See [`Preview::Line`].
     Line { path: Option<String>, line: Body },
     /// See [`Preview::Forgotten`].
@@ -289,6 +291,7 @@ impl Shown {
                 let partition = partition.into_iter().filter_map(raw).collect();
                 Shown::Row { table, is_new, partition, row: Body::json(row.into_bytes()), covered }
             }
+            Preview::Topic { path, value } => Shown::Topic { path, value: value.map(text) },
             Preview::Line { path, line } => Shown::Line { path: path.map(|path| path.display().to_string()), line: text(line) },
             Preview::Forgotten => Shown::Forgotten(()),
             Preview::Skipped(why) => Shown::Skipped(why),

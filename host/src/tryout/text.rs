@@ -248,6 +248,11 @@ impl Page<'_> {
                 }
                 self.below_body(row);
             }
+            Shown::Topic { path, value: None } => self.line(&label, &printable(&format!("removal of topic {path}"))),
+            Shown::Topic { path, value: Some(value) } => {
+                self.line(&label, &printable(&format!("value of topic {path}")));
+                self.below_body(value);
+            }
             Shown::Line { path, line } => {
                 let text =
                     path.as_ref().map_or_else(|| "line of the standard output".to_owned(), |path| printable(&format!("line of {path}")));

@@ -81,6 +81,8 @@ fn a_record_is_readable_at_a_glance() {
         ("lake", row),
         ("live", request),
         ("copy", copy),
+        ("topic", Shown::Topic { path: "shop/o-17".into(), value: Some(Body::Text("{\"n\":1}".into())) }),
+        ("gone", Shown::Topic { path: "shop/o-17".into(), value: None }),
         ("log", line),
         ("void", Shown::Forgotten(())),
         ("late", Shown::Skipped("a tombstone".into())),
@@ -112,6 +114,9 @@ fn a_record_is_readable_at_a_glance() {
              key none
              value {"n":1}  (avro, schema 3, 12 bytes)
              kind: order
+  -> topic   value of topic shop/o-17
+             {"n":1}
+  -> gone    removal of topic shop/o-17
   -> log     line of out.jsonl
              {"n":1}
   -> void    counted and forgotten

@@ -7,6 +7,8 @@ pub mod arrow;
 mod avro;
 mod cbor;
 mod json;
+mod pick;
+mod plain;
 pub mod project;
 pub mod schema;
 mod text;
@@ -14,6 +16,8 @@ mod walk;
 
 pub use arrow::{Appender, Rows, Unfit, table_fields};
 pub use json::{BytesAs, DecimalAs, JsonOptions, TimeAs};
+pub use pick::{Picked, pick};
+pub use plain::{PlainBytes, PlainOptions, write_plain_cbor};
 pub use project::{Column, Columns, Kind, Projection, Wanted};
 pub use schema::{Found, Schema, SchemaError};
 
