@@ -19,8 +19,8 @@ use crate::schemas::Schemas;
 use crate::stop::Stop;
 use crate::value::{Format, Schema, Wanted};
 
-/// The smallest component there is; nobody calls it here.
-const EMPTY: &[u8] = include_bytes!("../../tests/config/component.wasm");
+/// Any component of the contract; nobody calls it here.
+const EMPTY: &[u8] = include_bytes!("../../tests/plugins/contract/0.1.0.wasm");
 const SET_HEADERS: [&str; 2] = ["a", "trace"];
 
 fn component() -> Arc<Component> {
