@@ -38,7 +38,7 @@ impl Schema {
             if let Some(name) = schema["$ref"].as_str() {
                 schema = &self.0["$defs"][name.trim_start_matches("#/$defs/")];
             } else if let Some(some) = schema["anyOf"].as_array().filter(|any| any.iter().any(|one| one["type"] == "null")) {
-                schema = some.iter().find(|one| one["type"] != "null").unwrap();
+                schema = some.iter().find(|one| one["type"] != "null").expect("an option of something");
             } else {
                 return schema;
             }
@@ -50,7 +50,7 @@ impl Schema {
         for name in path {
             let table = self.resolve(schema);
             schema = match *name {
-                "*" => table["patternProperties"].as_object().and_then(|all| all.values().next()).unwrap(),
+                "*" => table["patternProperties"].as_object().and_then(|all| all.values().next()).expect("a pattern"),
                 name => self.property(table, name).unwrap_or_else(|| panic!("no {name} in {table}")),
             };
         }

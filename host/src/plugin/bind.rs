@@ -1,6 +1,6 @@
 //! The contract as Rust types.
 
-#![allow(missing_docs, clippy::all)]
+#![allow(missing_docs, clippy::all, reason = "made by a macro")]
 
 wasmtime::component::bindgen!({
     path: "../wit",

@@ -10,7 +10,7 @@ fn raw(text: &str) -> Box<RawValue> {
 }
 
 fn content(format: &'static str, body: Body, bytes: usize) -> Content {
-    let schema = (format == "avro").then(|| SchemaName { id: Some(3), subject: None, version: None });
+    let schema = (format == "avro").then_some(SchemaName { id: Some(3), subject: None, version: None });
     Content { format, bytes, schema, body, error: None }
 }
 

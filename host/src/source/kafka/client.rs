@@ -165,7 +165,8 @@ impl Login {
             return;
         }
         // A lasting cause explains the transport errors that follow it.
-        if !(state.last.as_ref().is_some_and(|last| last.lasting) && !trouble.lasting) {
+        let explained = state.last.as_ref().is_some_and(|last| last.lasting);
+        if trouble.lasting || !explained {
             state.last = Some(trouble.clone());
         }
         state.down = true;

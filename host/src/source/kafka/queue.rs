@@ -4,7 +4,7 @@
 //! consumer that made it is kept until then). This is one of the two modules that may be `unsafe`: the safe API of rdkafka
 //! reads one message a call, which costs half as much again per record.
 
-#![allow(unsafe_code)]
+#![allow(unsafe_code, reason = "librdkafka is C, and the safe API reads one message a call")]
 
 use std::any::Any;
 use std::ffi::{CStr, CString, c_void};

@@ -33,6 +33,7 @@ pub struct Work {
 
 /// What a worker is told.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "nearly all are work: a box for each would cost an allocation a batch")]
 pub enum WorkerMessage {
     /// Decide these records.
     Work(Work),

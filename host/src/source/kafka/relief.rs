@@ -16,12 +16,14 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 /// So long the budget has to be full before anything is paused.
 const FULL_FOR: Duration = Duration::from_secs(1);
 
+type Positions = Vec<(Slot, Option<i64>)>;
+
 /// See the module.
 #[derive(Debug)]
 pub struct Relief {
     looked: Instant,
     /// Since when the budget is full, and where each partition was then.
-    full: Option<(Instant, Vec<(Slot, Option<i64>)>)>,
+    full: Option<(Instant, Positions)>,
     paused: Vec<(Slot, TopicPartition)>,
 }
 
