@@ -1,7 +1,7 @@
 //! The byte budget of a route: how much of what was read may be held in memory at once.
 //!
-//! Invariant: what is held never exceeds the budget by more than one batch, and what partitions hold that were set aside never exceeds
-//! it once more. It counts memory, not offsets: a sink that has converted a record and let go of its batch frees the batch's share,
+//! Invariant: what is held never exceeds the budget by more than one call's batches, and what was set aside never exceeds it by more
+//! than one partition's share. It counts memory, not offsets: a sink that has converted a record and let go of its batch frees the batch's share,
 //! whatever is still unsettled.
 
 use std::collections::HashMap;
@@ -93,7 +93,7 @@ impl Budget {
     pub fn set_aside(&self, slot: Slot) -> bool {
         let mut state = self.shared.0.lock();
         let aside = state.aside;
-        let Some(share) = state.shares.get_mut(&slot).filter(|share| !share.aside && aside + share.held <= self.bytes_max) else {
+        let Some(share) = state.shares.get_mut(&slot).filter(|share| !share.aside && aside < self.bytes_max) else {
             return false;
         };
         share.aside = true;
@@ -120,6 +120,11 @@ impl Budget {
     /// What a partition holds.
     pub fn held_of(&self, slot: Slot) -> usize {
         self.shared.0.lock().shares.get(&slot).map_or(0, |share| share.held)
+    }
+
+    /// Bytes that may be held.
+    pub fn bytes_max(&self) -> usize {
+        self.bytes_max
     }
 
     /// Bytes held now.

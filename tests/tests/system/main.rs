@@ -7,6 +7,7 @@ mod formats;
 mod group;
 mod kills;
 mod outside;
+mod rebalance;
 mod registry_down;
 mod security;
 mod servers;

@@ -333,6 +333,12 @@ impl Control {
         // Without increments all partitions are assigned again: nothing may be dispatched between reading positions and that.
         let restarted: Vec<Slot> = acks.slots().into_iter().map(|(slot, ..)| slot).filter(|other| !cooperative || *other == slot).collect();
         acks.stop_dispatch(&restarted);
+        let mut paused = TopicPartitionList::new();
+        for (_, name, _) in acks.slots().iter().filter(|(found, ..)| restarted.contains(found)) {
+            paused.add_partition(&name.topic, name.partition);
+        }
+        // A pause outlives the assignment: nothing arrives before it may be dispatched.
+        self.consumer.pause(&paused)?;
         context.shared.fence.cross(&context.shared.budget);
         if let Some(to) = to {
             acks.jump(slot, to);
@@ -354,7 +360,7 @@ impl Control {
         self.restarted.extend(names.map(|(topic, partition)| (until, TopicPartition { topic, partition })));
         context.shared.epoch.fetch_add(1, Ordering::AcqRel);
         restarted.into_iter().for_each(|slot| acks.rewound(slot));
-        Ok(())
+        self.consumer.resume(&paused)
     }
 
     /// A partition loses its forwarding when it stops, and nobody tells when that is. What arrives before it is forwarded waits.

@@ -99,6 +99,8 @@ pub struct Shared {
 
 /// Bytes that one call may take out of librdkafka beyond the budget, when records are as large as the last ones were.
 const CALL_BYTES_MAX: usize = 8 << 20;
+/// Fewer would cost more calls than they save memory.
+const CALL_BYTES_MIN: usize = 64 << 10;
 
 /// Where messages come from; `None`: a partition that is not ours any more.
 type Places = HashMap<Origin, Option<Place>>;
@@ -136,6 +138,7 @@ impl<C: ConsumerContext + 'static> Reader<C> {
         let mut places: Places = HashMap::new();
         let mut epoch = 0;
         let mut record_bytes = 512;
+        let call_bytes = (self.shared.budget.bytes_max() / 4).clamp(CALL_BYTES_MIN, CALL_BYTES_MAX);
         while !self.shared.ending.load(Ordering::Acquire) {
             self.shared.fence.pass();
             if self.shared.budget.wait() == Room::Interrupted {
@@ -146,7 +149,7 @@ impl<C: ConsumerContext + 'static> Reader<C> {
                 places.clear();
                 epoch = now;
             }
-            let (count, bytes) = self.read(&mut places, CALL_BYTES_MAX / record_bytes);
+            let (count, bytes) = self.read(&mut places, call_bytes / record_bytes);
             if let Some(average) = bytes.checked_div(count) {
                 record_bytes = average.clamp(64, CALL_BYTES_MAX);
             }
