@@ -36,6 +36,8 @@ fn summary(output: &Output) -> Json {
     let (lake, http) = (number(&line["delivered"]["lake"]), number(&line["delivered"]["http"]));
     assert_eq!(number(&line["read"]), number(&line["filtered"]) + number(&line["dead_letters"]) + lake, "{line}");
     assert_eq!(lake, http, "{line}");
+    assert_eq!(lake, number(&line["delivered"]["live"]), "{line}");
+    assert_eq!(number(&line["updates"]), lake, "{line}");
     assert_eq!(number(&line["table_rows"]), lake, "{line}");
     assert!(line["seconds"].is_number(), "{line}");
     line

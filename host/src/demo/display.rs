@@ -24,6 +24,10 @@ pub struct Counters {
     pub http: u64,
     /// What the HTTP receiver got, by destination.
     pub destinations: Vec<(String, u64)>,
+    /// Updates that the Diffusion server confirmed.
+    pub live: u64,
+    /// Its topics: paths and values as text.
+    pub topics: Vec<(String, String)>,
 }
 
 /// Between two pictures.
@@ -32,6 +36,8 @@ pub const PICTURE_EVERY: Duration = Duration::from_millis(250);
 pub const LINE_EVERY: Duration = Duration::from_secs(2);
 
 const BAR_WIDTH: u64 = 24;
+/// So much of a topic's value is shown.
+const VALUE_WIDTH: usize = 80;
 /// Rates are means over this time, so that they can be read.
 const RATE_OVER: Duration = Duration::from_secs(2);
 
@@ -86,6 +92,7 @@ impl<W: Write> Display<W> {
             row("├ filtered", before.filtered, now.filtered, now.read, seconds, &self.rule),
             row("├ dead letters", before.dead_letters, now.dead_letters, now.read, seconds, "what nobody can read"),
             row("├ Delta table", before.lake, now.lake, now.read, seconds, "rows in table commits"),
+            row("├ Diffusion", before.live, now.live, now.read, seconds, "updates of topics"),
             row("└ HTTP receiver", before.http, now.http, now.read, seconds, "confirmed"),
         ];
         let last = now.destinations.len().saturating_sub(1);
@@ -93,6 +100,10 @@ impl<W: Write> Display<W> {
             let earlier = before.destinations.iter().find(|(name, _)| name == destination).map_or(0, |(_, count)| *count);
             let branch = if at == last { "└" } else { "├" };
             rows.push(row(&format!("  {branch} {destination}"), earlier, *count, now.http, seconds, ""));
+        }
+        if !now.topics.is_empty() {
+            rows.push(String::new());
+            rows.extend(now.topics.iter().map(|(path, value)| format!("  {path:<16}\x1b[2m{}\x1b[0m", cut(value))));
         }
         let back = if self.lines == 0 { String::new() } else { format!("\x1b[{}A", self.lines) };
         self.lines = rows.len();
@@ -102,10 +113,19 @@ impl<W: Write> Display<W> {
     }
 }
 
+/// The beginning of a value, on one line.
+fn cut(value: &str) -> String {
+    let mut text: String = value.chars().take(VALUE_WIDTH).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    if value.chars().nth(VALUE_WIDTH).is_some() {
+        text.push('…');
+    }
+    text
+}
+
 fn line(before: &Counters, now: &Counters) -> String {
     let seconds = (now.elapsed - before.elapsed).as_secs_f64();
     format!(
-        "{}  read {} ({}/s)  filtered {}  dead letters {}  table {}  http {}\n",
+        "{}  read {} ({}/s)  filtered {}  dead letters {}  table {}  http {}  diffusion {}\n",
         clock(now.elapsed),
         grouped(now.read),
         grouped(rate(before.read, now.read, seconds)),
@@ -113,6 +133,7 @@ fn line(before: &Counters, now: &Counters) -> String {
         grouped(now.dead_letters),
         grouped(now.lake),
         grouped(now.http),
+        grouped(now.live),
     )
 }
 
@@ -160,6 +181,8 @@ mod tests {
             lake: read / 4,
             http: read / 4,
             destinations,
+            live: read / 4,
+            topics: vec![("orders/DE".to_owned(), format!("{{\"note\":\"{}\n\"}}", "x".repeat(100)))],
         }
     }
 
@@ -172,8 +195,8 @@ mod tests {
         let text = String::from_utf8(out).unwrap();
         assert_eq!(
             text,
-            "00:02  read 1,000 (500/s)  filtered 500  dead letters 1  table 250  http 250\n\
-             00:04  read 3,001,000 (1,500,000/s)  filtered 1,500,500  dead letters 1  table 750,250  http 750,250\n"
+            "00:02  read 1,000 (500/s)  filtered 500  dead letters 1  table 250  http 250  diffusion 250\n\
+             00:04  read 3,001,000 (1,500,000/s)  filtered 1,500,500  dead letters 1  table 750,250  http 750,250  diffusion 750,250\n"
         );
     }
 
@@ -188,6 +211,8 @@ mod tests {
         let lines = first.matches('\n').count();
         assert!(second.starts_with(&format!("\x1b[{lines}A")), "{second:?}");
         assert!(first.contains("status is not PAID"));
+        let topic = first.lines().find(|line| line.contains("orders/DE")).unwrap();
+        assert!(topic.contains("{\"note\":\"xxx") && topic.contains('…') && topic.chars().count() < 120, "{topic}");
     }
 
     #[test]

@@ -33,16 +33,18 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::ack::tracker::Counts;
 use crate::config::{self, Config, LoadError};
+use crate::diffusion::server::{self, Server};
 use crate::observe::{Metrics, RouteMetrics, SinkMetrics};
 use crate::plugin::Engine;
 use crate::registry::{Definition, Registry};
 use crate::stop::{Stop, StopReason};
+use crate::value::{Format, JsonOptions, Value, write_json};
 use display::{Counters, Display};
 use orders::Orders;
 use receiver::Received;
 use settings::Servers;
 use shop::{Pace, Progress, Shop, ShopError};
-use summary::{HTTP, LAKE, Summary};
+use summary::{HTTP, LAKE, LIVE, Summary};
 
 /// The Delta table, within the demo's folder.
 pub const TABLE: &str = "lake/orders";
@@ -57,6 +59,8 @@ pub const LOG: &str = "anabranch.log";
 const RATE: u64 = 20_000;
 /// How long the end waits for records that are on their way while none arrives.
 const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(20);
+/// So many topics are shown.
+const TOPICS_MAX: usize = 8;
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Of the orders: every demo sells the same.
 const SEED: u64 = 1;
@@ -122,7 +126,8 @@ pub async fn run(options: Options) -> Result<bool, DemoError> {
     let registry = serve(&mut servers, registry::service(registry::Schemas::default())).await?;
     let receiver = serve(&mut servers, receiver::service(received.clone())).await?;
     let shop = Shop::open().map_err(|error| DemoError::Server(format!("no mock cluster: {error}")))?;
-    let places = Servers { brokers: shop.brokers(), registry, receiver };
+    let topics = Server::start(server::Options::default()).await.map_err(io_error("no free port on 127.0.0.1"))?;
+    let places = Servers { brokers: shop.brokers(), registry, receiver, diffusion: topics.url() };
     let config = configure(&places, &folder)?;
 
     // With --json the standard output is for the one line.
@@ -133,7 +138,7 @@ pub async fn run(options: Options) -> Result<bool, DemoError> {
     let metrics = Metrics::new();
     let schema = register_schema(&config, &metrics).await?;
     let progress = Progress::default();
-    let watched = Watched { counters: Watched::counters(&metrics), received, progress: progress.clone(), started: Instant::now() };
+    let watched = Watched { counters: Watched::counters(&metrics), received, topics, progress: progress.clone(), started: Instant::now() };
     let pace = Pace { records: options.records, per_second: options.rate.or(options.records.is_none().then_some(RATE)) };
     let selling = sell(&places.brokers, schema, pace, &progress, watched.counters.0.read.clone())?;
 
@@ -150,9 +155,10 @@ pub async fn run(options: Options) -> Result<bool, DemoError> {
         filtered: route.counts.filtered,
         dead_lettered: route.counts.dead_lettered,
         dead_letters: last.dead_letters,
-        delivered: BTreeMap::from([(LAKE, last.lake), (HTTP, last.http)]),
+        delivered: BTreeMap::from([(LAKE, last.lake), (HTTP, last.http), (LIVE, last.live)]),
         table: table::contents(&folder.join(TABLE)).await?,
         received: watched.received.records(),
+        updates: watched.topics.updates(),
         took: route.took,
         stopped: route.stopped,
         folder,
@@ -243,21 +249,22 @@ impl Signals {
 
 /// Everything that is counted.
 struct Watched {
-    counters: (RouteMetrics, [SinkMetrics; 3]),
+    counters: (RouteMetrics, [SinkMetrics; 4]),
     received: Received,
+    topics: Server,
     progress: Progress,
     started: Instant,
 }
 
 impl Watched {
-    fn counters(metrics: &Metrics) -> (RouteMetrics, [SinkMetrics; 3]) {
+    fn counters(metrics: &Metrics) -> (RouteMetrics, [SinkMetrics; 4]) {
         let route = metrics.route(&settings::ROUTE.into());
-        let sinks = [LAKE, HTTP, settings::LETTERS].map(|sink| route.sink(sink));
+        let sinks = [LAKE, HTTP, LIVE, settings::LETTERS].map(|sink| route.sink(sink));
         (route, sinks)
     }
 
     fn now(&self) -> Counters {
-        let (route, [lake, http, letters]) = &self.counters;
+        let (route, [lake, http, live, letters]) = &self.counters;
         Counters {
             elapsed: self.started.elapsed(),
             made: self.progress.made(),
@@ -267,8 +274,17 @@ impl Watched {
             lake: lake.outputs.get(),
             http: http.outputs.get(),
             destinations: self.received.by_place(),
+            live: live.outputs.get(),
+            topics: self.topics.list("", TOPICS_MAX).into_iter().map(|(path, value)| (path, text(value.as_deref()))).collect(),
         }
     }
+}
+
+/// The value of a topic as JSON text.
+fn text(value: Option<&[u8]>) -> String {
+    let mut text = Vec::new();
+    let written = value.map(|bytes| write_json(Value { format: Format::Cbor, schema: None, bytes }, &JsonOptions::default(), &mut text));
+    if let Some(Err(error)) = written { error.to_string() } else { String::from_utf8_lossy(&text).into_owned() }
 }
 
 /// Tells when nothing more is on its way.
@@ -281,7 +297,8 @@ impl Arrivals {
     /// Whether every record has ended somewhere, or nothing moved for [`ARRIVAL_TIMEOUT`].
     fn have_ended(&mut self, now: Counters) -> bool {
         let ended = now.filtered + now.dead_letters;
-        if now.read == now.made && ended + now.lake == now.made && ended + now.http == now.made {
+        let delivered = [now.lake, now.http, now.live];
+        if now.read == now.made && delivered.iter().all(|delivered| ended + delivered == now.made) {
             return true;
         }
         let now = Counters { elapsed: Duration::ZERO, ..now };
@@ -358,9 +375,9 @@ fn sell(
 }
 
 fn introduction(places: &Servers, folder: &Path) -> String {
-    let Servers { brokers, registry, receiver } = places;
+    let Servers { brokers, registry, receiver, diffusion } = places;
     format!(
-        "orders in Avro -> Kafka {brokers} -> filter, row-to-event, destination-pattern -> Delta table and HTTP {receiver}; schemas at {registry}\n\
+        "orders in Avro -> Kafka {brokers} -> filter, row-to-event, destination-pattern -> Delta table, HTTP {receiver} and Diffusion {diffusion}; schemas at {registry}\n\
          everything is in {}; the consumer group needs about 3 s to form\n\n",
         folder.display()
     )

@@ -7,7 +7,7 @@ use std::path::Path;
 use serde_json::Value as Json;
 
 use super::shop::TOPIC;
-use super::summary::{HTTP, LAKE};
+use super::summary::{HTTP, LAKE, LIVE};
 use super::{DEAD_LETTERS, TABLE};
 
 /// What the plugins of the route do, in a few words.
@@ -27,15 +27,17 @@ pub struct Servers {
     pub registry: String,
     /// URL of the HTTP receiver.
     pub receiver: String,
+    /// URL of the Diffusion server.
+    pub diffusion: String,
 }
 
 /// The text of the configuration for the demo in `folder`, an absolute path.
 pub fn text(servers: &Servers, folder: &Path) -> String {
-    let Servers { brokers, registry, receiver } = servers;
+    let Servers { brokers, registry, receiver, diffusion } = servers;
     // TOML's strings are JSON's, but for what no path has.
     let table = Json::from(folder.join(TABLE).to_string_lossy()).to_string();
     format!(
-        r#"# What `anabranch demo` runs. The three servers below live as long as the demo does; with your own in their
+        r#"# What `anabranch demo` runs. The four servers below live as long as the demo does; with your own in their
 # place the same file works for `anabranch run`.
 
 [source.shop.kafka]
@@ -53,6 +55,11 @@ batch = {{ age_max = "1 s" }}
 [sink.{HTTP}.http]
 url = "{receiver}/${{destination}}"
 batch = {{ form = "lines" }}
+
+# The last order of each country, as the value of a topic. There are few topics, so each may have several updates on their way.
+[sink.{LIVE}.diffusion]
+url = "{diffusion}"
+path_in_flight_max = 64
 
 # Records that nobody can read, with the reason.
 [sink.{LETTERS}.file]
@@ -75,7 +82,7 @@ through = [
   # Each has a destination of its own; the table does not ask for one.
   {{ plugin = "destination-pattern", config = {{ pattern = "orders/${{value.country}}" }} }},
 ]
-to = ["{LAKE}", "{HTTP}"]
+to = ["{LAKE}", "{HTTP}", "{LIVE}"]
 dead_letters = "{LETTERS}"
 "#
     )
@@ -91,6 +98,7 @@ mod tests {
             brokers: "127.0.0.1:9092".to_owned(),
             registry: "http://127.0.0.1:8081".to_owned(),
             receiver: "http://127.0.0.1:8080".to_owned(),
+            diffusion: "ws://127.0.0.1:8082".to_owned(),
         };
         let folder = tempfile::tempdir().unwrap();
         let loaded = crate::config::parse(&text(&servers, folder.path()), Path::new("anabranch.toml"), folder.path());

@@ -33,6 +33,8 @@ pub struct Summary {
     pub table: Contents,
     /// Records that came to the HTTP receiver.
     pub received: u64,
+    /// Updates that the Diffusion server made.
+    pub updates: u64,
     /// From the first record to the end.
     pub took: Duration,
     /// Where everything is.
@@ -45,6 +47,8 @@ pub struct Summary {
 pub const LAKE: &str = "lake";
 /// Name of the sink that posts to the receiver.
 pub const HTTP: &str = "http";
+/// Name of the sink that sets the topics.
+pub const LIVE: &str = "live";
 
 #[derive(Serialize)]
 struct Line<'a> {
@@ -54,6 +58,7 @@ struct Line<'a> {
     delivered: &'a BTreeMap<&'static str, u64>,
     table_rows: u64,
     received: u64,
+    updates: u64,
     seconds: f64,
     dir: &'a std::path::Path,
     problems: Vec<String>,
@@ -70,6 +75,8 @@ impl Summary {
             ("records that are dead letters only", self.dead_lettered, "dead letters", self.dead_letters),
             ("outputs to the table", delivered(LAKE), "records read less those filtered and dead", self.read.saturating_sub(accounted)),
             ("outputs to the receiver", delivered(HTTP), "outputs to the table", delivered(LAKE)),
+            ("outputs to Diffusion", delivered(LIVE), "outputs to the table", delivered(LAKE)),
+            ("updates at the Diffusion server", self.updates, "outputs to Diffusion", delivered(LIVE)),
             ("rows in the table", self.table.rows, "outputs to the table", delivered(LAKE)),
             ("records at the receiver", self.received, "outputs to the receiver", delivered(HTTP)),
         ];
@@ -89,6 +96,7 @@ impl Summary {
             delivered: &self.delivered,
             table_rows: self.table.rows,
             received: self.received,
+            updates: self.updates,
             seconds: (self.took.as_secs_f64() * 1000.0).round() / 1000.0,
             dir: &self.folder,
             problems: self.problems(),
@@ -109,6 +117,7 @@ impl Summary {
         row("dead letters", self.dead_letters, self.folder.join(super::DEAD_LETTERS).display().to_string());
         row("to the table", delivered(LAKE), format!("{table} ({} commits, {} files)", self.table.commits, self.table.files));
         row("to HTTP", delivered(HTTP), format!("{} came to the receiver", grouped(self.received)));
+        row("to Diffusion", delivered(LIVE), format!("{} updates were made", grouped(self.updates)));
         row("table rows", self.table.rows, format!("counted in its files, {} KiB", grouped(self.table.bytes / 1024)));
         let problems = self.problems();
         if problems.is_empty() {
@@ -139,9 +148,10 @@ mod tests {
             filtered: 40,
             dead_lettered: 1,
             dead_letters: 1,
-            delivered: BTreeMap::from([(LAKE, 59), (HTTP, 59)]),
+            delivered: BTreeMap::from([(LAKE, 59), (HTTP, 59), (LIVE, 59)]),
             table: Contents { rows: 59, ..Contents::default() },
             received: 59,
+            updates: 59,
             ..Summary::default()
         }
     }
@@ -149,7 +159,7 @@ mod tests {
     #[test]
     fn a_run_is_good_only_if_all_numbers_agree() {
         assert_eq!(good().problems(), Vec::<String>::new());
-        let spoil: [fn(&mut Summary); 9] = [
+        let spoil: [fn(&mut Summary); 11] = [
             |summary| summary.made += 1,
             |summary| summary.poisons += 1,
             |summary| summary.read -= 1,
@@ -158,6 +168,8 @@ mod tests {
             |summary| summary.table.rows -= 1,
             |summary| summary.received += 1,
             |summary| *summary.delivered.get_mut(LAKE).unwrap() -= 1,
+            |summary| *summary.delivered.get_mut(LIVE).unwrap() -= 1,
+            |summary| summary.updates += 1,
             |summary| summary.stopped = Some("a bad record".to_owned()),
         ];
         for (at, spoil) in spoil.iter().enumerate() {
@@ -175,6 +187,8 @@ mod tests {
         assert_eq!(line["dead_letters"], 1);
         assert_eq!(line["delivered"]["lake"], 59);
         assert_eq!(line["delivered"]["http"], 59);
+        assert_eq!(line["delivered"]["live"], 59);
+        assert_eq!(line["updates"], 59);
         assert_eq!(line["table_rows"], 59);
         assert!(line["seconds"].is_number());
     }

@@ -286,6 +286,7 @@ impl State {
             _ => None,
         };
         if let (Some(path), Some(value)) = (path, value) {
+            self.updates += 1;
             if self.journal.len() < options.journal_max {
                 self.journal.push((path.to_owned(), Bytes::copy_from_slice(value)));
             }

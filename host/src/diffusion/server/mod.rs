@@ -78,6 +78,7 @@ struct State {
     sessions: u64,
     connections: usize,
     requests: u64,
+    updates: u64,
     journal: Vec<(String, Bytes)>,
     faults: Faults,
 }
@@ -204,6 +205,11 @@ impl Server {
     /// How many requests came, pings not counted.
     pub fn requests(&self) -> u64 {
         self.shared.state.lock().requests
+    }
+
+    /// How many updates were made: topics set, created or removed.
+    pub fn updates(&self) -> u64 {
+        self.shared.state.lock().updates
     }
 
     /// Cuts all connections.
