@@ -31,6 +31,7 @@ step "plugins that misbehave" env OUT="$CARGO_TARGET_DIR/test-components" plugin
 step "lint" tests/lint.sh
 # Of the whole workspace, as the tests are: features are the same then, and no dependency is compiled twice.
 step "the router" cargo build --workspace --bin anabranch
+step "the README's first plugin" tests/first_plugin.sh
 begun=$SECONDS
 tests
 status=$?
