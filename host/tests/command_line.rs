@@ -1,4 +1,5 @@
 //! The command line as a user meets it: what goes to which stream, and the exit code.
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::path::Path;
 use std::process::{Command, Output};

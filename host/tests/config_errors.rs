@@ -1,6 +1,7 @@
 //! Every mistake that a user can make in a configuration has a pair `config/NAME.toml` and `config/NAME.stderr`.
 //!
 //! To renew the expected texts: `RENEW=1 cargo test -p anabranch --test config_errors`; read the diff before committing.
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,5 @@
 //! Uses every part of the contract once: a component of it, kept, shows whether a later router still runs what users have built.
+#![cfg(target_arch = "wasm32")]
 
 use anabranch_guest::*;
 

@@ -1,6 +1,7 @@
 //! Misbehaves as its configuration says: `does`, at every record whose offset plus one is a multiple of `every`.
 //!
 //! All other records are kept, so a test can tell what the misbehaviour cost.
+#![cfg(target_arch = "wasm32")]
 
 use std::hint::black_box;
 
