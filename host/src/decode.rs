@@ -1,7 +1,7 @@
 //! Decoding, first half: which schema each record has. The second half is lazy: values stay in their wire form until somebody
 //! needs them otherwise (see `value`).
 //!
-//! Invariant: a record becomes a dead letter only for what is wrong with itself; while the registry does not answer, its batch waits.
+//! Invariant (I10): a record becomes a dead letter only for what is wrong with itself; while the registry does not answer, its batch waits.
 
 use std::collections::HashMap;
 use std::sync::Arc;

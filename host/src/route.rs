@@ -1,6 +1,6 @@
 //! Routing: what the plugins decided becomes pieces, one per sink and one for the dead letters.
 //!
-//! Invariant: every piece is owed before the batch's own token is settled, so the batch cannot resolve in between.
+//! Invariant (I4): every piece is owed before the batch's own token is settled, so the batch cannot resolve in between.
 
 use std::sync::Arc;
 

@@ -1,6 +1,6 @@
 //! A worker: one thread that decides the records of its partitions.
 //!
-//! Invariant: the batches of one partition are decided and handed to the sinks in order, also while some wait for a schema.
+//! Invariant (I6): the batches of one partition are decided and handed to the sinks in order, also while some wait for a schema.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, mpsc};

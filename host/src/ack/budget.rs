@@ -1,6 +1,6 @@
 //! The byte budget of a route: how much of what was read may be held in memory at once.
 //!
-//! Invariant: what is held never exceeds the budget by more than one call's batches, and what was set aside never exceeds it by more
+//! Invariant (I11): what is held never exceeds the budget by more than one call's batches, and what was set aside never exceeds it by more
 //! than one partition's share. It counts memory, not offsets: a sink that has converted a record and let go of its batch frees the batch's share,
 //! whatever is still unsettled.
 

@@ -1,6 +1,6 @@
 //! Tokens: one for each piece that is owed.
 //!
-//! Invariant: a token is settled, or its partition is read again; there is no third way to be rid of one.
+//! Invariant (I2): a token is settled, or its partition is read again; there is no third way to be rid of one.
 
 use std::sync::Arc;
 

@@ -1,6 +1,6 @@
 //! Which offsets of one partition are owed, and from where a restart would begin.
 //!
-//! Invariant: `committable` moves only over ranges of which no piece is left, in order, so nothing below it is owed to anybody.
+//! Invariant (I1): `committable` moves only over ranges of which no piece is left, in order, so nothing below it is owed to anybody.
 //! Pure state: no clock, no lock, no client. Holes in the log are normal: a range spans what the broker delivered.
 
 use std::collections::BTreeMap;

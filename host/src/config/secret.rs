@@ -1,6 +1,6 @@
 //! Secrets: read from the environment or from a file when the configuration is read, and never written anywhere.
 //!
-//! Invariant: neither `Debug` nor `Serialize` shows the text; only [`Secret::expose`] does.
+//! Invariant (I12): neither `Debug` nor `Serialize` shows the text; only [`Secret::expose`] does.
 
 use std::borrow::Cow;
 use std::fmt;

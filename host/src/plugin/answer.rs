@@ -1,6 +1,6 @@
 //! Answers: what a guest returned, checked and turned into outputs.
 //!
-//! Invariant: nothing of an answer is used before all of it was found valid.
+//! Invariant (I8): nothing of an answer is used before all of it was found valid.
 
 use std::sync::Arc;
 

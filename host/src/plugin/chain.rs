@@ -1,6 +1,6 @@
 //! A worker's instances of a route's plugins, and how they decide records.
 //!
-//! Invariant: a record that breaks a plugin costs itself only: the batch is halved on fresh instances until the culprit stands alone.
+//! Invariant (I8): a record that breaks a plugin costs itself only: the batch is halved on fresh instances until the culprit stands alone.
 
 use std::collections::HashMap;
 use std::sync::Arc;

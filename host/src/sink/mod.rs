@@ -1,6 +1,6 @@
 //! Sinks: where records go to. A sink is one task that takes pieces and settles each when what it holds is durable.
 //!
-//! Invariant: a piece's token is settled only after its outputs are durable at the sink, or given up as dead letters.
+//! Invariant (I3): a piece's token is settled only after its outputs are durable at the sink, or given up as dead letters.
 //! A sink that cannot write now waits (and says so); it never drops.
 
 pub mod backoff;

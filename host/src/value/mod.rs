@@ -1,6 +1,6 @@
 //! Values: records' keys and values in their wire form, and the ways to read them.
 //!
-//! Invariant: bytes from outside never make this panic, recurse without bound or loop longer than they are: every length is checked
+//! Invariant (I9): bytes from outside never make this panic, recurse without bound or loop longer than they are: every length is checked
 //! against what is left, and what is wrong is a [`DecodeError`] that names the field.
 
 pub mod arrow;

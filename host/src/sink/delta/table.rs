@@ -1,6 +1,6 @@
 //! One Delta table: opened, created, and kept up with what it and others commit.
 //!
-//! Invariant: `positions` are the application transactions of exactly the version that is loaded, so comparing them and committing
+//! Invariant (I7): `positions` are the application transactions of exactly the version that is loaded, so comparing them and committing
 //! on that version is one step: a commit in between is a conflict.
 
 use std::collections::{HashMap, HashSet};

@@ -1,6 +1,6 @@
 //! The fence between the control thread and the reader: after crossing it, the reader holds no record that it took before.
 //!
-//! Invariant: [`Fence::cross`] returns only when the reader passed the top of its loop, where it holds nothing, or has ended.
+//! Invariant (I5): [`Fence::cross`] returns only when the reader passed the top of its loop, where it holds nothing, or has ended.
 
 use parking_lot::{Condvar, Mutex};
 
