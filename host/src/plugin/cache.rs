@@ -2,7 +2,7 @@
 //!
 //! Invariant: only files that this module wrote are loaded: files of this user in a folder of this user, with mode 0600, under a name
 //! made of the digest of the component and the version of the compiler, and with the digest of their contents in front. Loading
-//! machine code is the second of the two places that may be `unsafe`.
+//! machine code is one of the few things here that are `unsafe`.
 
 #![allow(unsafe_code, reason = "compiled code is loaded, from files that nobody else can have written")]
 

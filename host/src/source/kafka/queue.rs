@@ -1,7 +1,7 @@
 //! Batched reads from librdkafka: one queue of ours that the queues of all partitions are forwarded to.
 //!
 //! Invariant: a message is looked at only during the callback that brings it, and the queue is destroyed before its client (the
-//! consumer that made it is kept until then). This is one of the two modules that may be `unsafe`: the safe API of rdkafka
+//! consumer that made it is kept until then). This is one of the modules that may be `unsafe`: the safe API of rdkafka
 //! reads one message a call, which costs half as much again per record.
 
 #![allow(unsafe_code, reason = "librdkafka is C, and the safe API reads one message a call")]
