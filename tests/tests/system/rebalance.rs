@@ -146,11 +146,13 @@ to = [\"lake\", \"live\"]
     /// Runs `moves` while records come; the routers that it gives back stop at the end. Then counts.
     fn run(&self, moves: impl FnOnce(&Group) -> Vec<Router>) {
         std::thread::scope(|scope| {
-            scope.spawn(|| self.write());
+            let writer = scope.spawn(|| self.write());
             let watcher = scope.spawn(|| self.watch());
             let ends = OnDrop(&self.enough);
             let routers = moves(self);
             drop(ends);
+            // What is being sent is waited for too.
+            writer.join().unwrap();
             watcher.join().unwrap();
             self.topic.wait_committed(&self.topic.name, Duration::from_secs(30));
             routers.into_iter().for_each(|router| drop(router.stop()));
