@@ -37,7 +37,10 @@ fi
 export CARGO_PROFILE_RELEASE_OPT_LEVEL=3 CARGO_PROFILE_RELEASE_LTO=fat CARGO_PROFILE_RELEASE_CODEGEN_UNITS=1
 export CARGO_PROFILE_RELEASE_PANIC=abort CARGO_PROFILE_RELEASE_STRIP=debuginfo CARGO_PROFILE_RELEASE_DEBUG=false
 export CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER=$linker
-export CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUSTFLAGS="-Clink-arg=--wasm-ld-path=$wasm_ld"
+# Messages of panics hold paths: a component says nothing of the machine that made it, and is the same from every folder.
+flags="-Clink-arg=--wasm-ld-path=$wasm_ld --remap-path-prefix=$(dirname "$here")=anabranch"
+for sources in "${CARGO_HOME:-$HOME/.cargo}"/registry/src/*; do flags+=" --remap-path-prefix=$sources=crates"; done
+export CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUSTFLAGS=$flags
 for crate in "$@"; do
   manifest=$(cd "$crate" && pwd)/Cargo.toml
   name=$(sed -n 's/^name = "\(.*\)"/\1/p' "$manifest" | head -n 1)
