@@ -297,10 +297,11 @@ fn run_routes(config: Config, options: &RunOptions) -> Result<(), Failure> {
         let stop = Stop::new();
         stop_on_signals(&stop)?;
         let ended = run::run(Arc::new(config), chains, metrics, stop, options.until_end).await.map_err(Failure::Configuration)?;
-        for (route, (counts, _)) in &ended.routes {
+        for (name, route) in &ended.routes {
+            let counts = route.counts;
             tracing::info!(
-                %route, read = counts.read, filtered = counts.filtered, dead_letters = counts.dead_lettered,
-                delivered = counts.delivered(), "ended"
+                route = %name, read = counts.read, filtered = counts.filtered, dead_letters = counts.dead_lettered,
+                delivered = counts.delivered(), seconds = route.took.as_secs_f64(), "ended"
             );
         }
         match ended.reason() {

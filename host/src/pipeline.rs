@@ -58,12 +58,23 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 /// How long the end of a route waits for its sinks.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(30);
 
+/// How a route ended.
+#[derive(Debug, Clone, Default)]
+pub struct Ended {
+    /// How its records ended.
+    pub counts: Counts,
+    /// From the first batch that was read to the last that was settled.
+    pub took: Duration,
+    /// Why it stopped before its work was done.
+    pub reason: Option<StopReason>,
+}
+
 impl Pipeline {
-    /// Runs the route to its end. Returns how its records ended, and why it stopped before its work was done.
-    pub async fn run(self) -> (Counts, Option<StopReason>) {
+    /// Runs the route to its end.
+    pub async fn run(self) -> Ended {
         let acks = Acks::new();
         let reason = self.flow(acks.clone()).await.err();
-        (acks.counts(), reason)
+        Ended { counts: acks.counts(), took: acks.took(), reason }
     }
 
     async fn flow(self, acks: Acks) -> Result<(), StopReason> {

@@ -7,11 +7,10 @@ use std::sync::Arc;
 
 use tokio::task::JoinSet;
 
-use crate::ack::tracker::Counts;
 use crate::config::{Config, Name, Problem, Route};
 use crate::decode::Ask;
 use crate::observe::Metrics;
-use crate::pipeline::Pipeline;
+use crate::pipeline::{self, Pipeline};
 use crate::plugin::{ChainPlan, Engine, InitError};
 use crate::registry::{Asker, IsOurs, Registry};
 use crate::stop::{Stop, StopReason};
@@ -22,14 +21,14 @@ pub type Chains = BTreeMap<Name, Arc<ChainPlan>>;
 /// How the routes ended.
 #[derive(Debug, Default)]
 pub struct Ended {
-    /// By route: how its records ended, and why it stopped before its work was done.
-    pub routes: BTreeMap<Name, (Counts, Option<StopReason>)>,
+    /// By route.
+    pub routes: BTreeMap<Name, pipeline::Ended>,
 }
 
 impl Ended {
     /// The reason that decides the exit code: the user's mistakes first, since only the user can mend them.
     pub fn reason(&self) -> Option<&StopReason> {
-        let reasons = self.routes.values().filter_map(|(_, reason)| reason.as_ref());
+        let reasons = self.routes.values().filter_map(|route| route.reason.as_ref());
         reasons.min_by_key(|reason| match reason {
             StopReason::Configuration(_) => 0,
             StopReason::Environment(_) => 1,
@@ -97,24 +96,24 @@ pub async fn run(config: Arc<Config>, chains: Chains, metrics: Metrics, stop: St
         let metrics = metrics.clone();
         routes.spawn(async move {
             let mut running = std::pin::pin!(pipeline.run());
-            let (counts, reason) = tokio::select! {
+            let ended = tokio::select! {
                 ended = &mut running => ended,
                 reason = stop.stopped() => {
                     own.stop(reason);
                     running.await
                 }
             };
-            if let Some(reason) = &reason {
+            if let Some(reason) = &ended.reason {
                 metrics.part_down(&format!("route {name}"), &reason.to_string());
                 tracing::error!(route = %name, "{reason}");
             }
-            (name, counts, reason)
+            (name, ended)
         });
     }
     let mut ended = Ended::default();
     while let Some(route) = routes.join_next().await {
-        let (name, counts, reason) = route.map_err(|error| format!("a route ended by a panic: {error}"))?;
-        ended.routes.insert(name, (counts, reason));
+        let (name, route) = route.map_err(|error| format!("a route ended by a panic: {error}"))?;
+        ended.routes.insert(name, route);
     }
     Ok(ended)
 }

@@ -87,6 +87,9 @@ struct State {
     generations: u64,
     settled_late: u64,
     counts: Counts,
+    /// The first batch, and the last time that one was resolved.
+    began: Option<Instant>,
+    resolved: Option<Instant>,
 }
 
 /// The acks of one route; clones share them.
@@ -194,6 +197,7 @@ impl Acks {
             return None;
         }
         partition.tracker.read(first, next, records);
+        state.began.get_or_insert_with(Instant::now);
         Some(Token { acks: self.clone(), slot, first, live: true, durable: None })
     }
 
@@ -416,6 +420,12 @@ impl Acks {
         }
         state.counts.merge(sum);
         state.counts
+    }
+
+    /// From the first batch that was read to the last that was resolved.
+    pub fn took(&self) -> Duration {
+        let state = self.shared.0.lock();
+        state.began.zip(state.resolved).map_or(Duration::ZERO, |(began, resolved)| resolved - began)
     }
 
     /// Settlements that came after their partition had left or rewound.

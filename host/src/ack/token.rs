@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::{Acks, Slot};
 
@@ -45,6 +46,7 @@ impl Token {
             }
         };
         if resolved {
+            state.resolved = Some(Instant::now());
             changed.notify_all();
         }
         if let Some(durable) = self.durable.take() {

@@ -224,9 +224,9 @@ async fn follow(
     };
     display.show(&watched.now()).map_err(io_error("no output"))?;
     let took = first_read.map_or(Duration::ZERO, |first| first.elapsed());
-    let (counts, reason) = ended.routes.get(settings::ROUTE).cloned().unwrap_or_default();
-    let stopped = reason.filter(|reason| *reason != StopReason::Asked).map(|reason| reason.to_string());
-    Ok(Ended { counts, stopped, took })
+    let route = ended.routes.get(settings::ROUTE).cloned().unwrap_or_default();
+    let stopped = route.reason.filter(|reason| *reason != StopReason::Asked).map(|reason| reason.to_string());
+    Ok(Ended { counts: route.counts, stopped, took })
 }
 
 /// SIGINT and SIGTERM.
