@@ -5,7 +5,7 @@ RECORDS ?=
 DIR ?=
 MINUTES ?= 10
 
-.PHONY: help setup build test fuzz demo lint plugins
+.PHONY: help setup build test fuzz bench demo lint plugins
 
 help: ## show these lines
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
@@ -36,6 +36,14 @@ test: ## everything: lints, unit and property tests, plugins, the real binary ag
 fuzz: ## random inputs against every reader of foreign bytes; MINUTES=n in all (10)
 	@tests/setup.sh test
 	@tests/fuzz.sh $(MINUTES)
+
+bench: ## what the router costs beside its baselines, optimised, on a real Kafka; ARGS="--only filter --runs 1"
+	@tests/setup.sh test
+	@plugins/build.sh
+	@OUT="$(CARGO_TARGET_DIR)/bench-components" plugins/build.sh tests/bench/map-json
+	@cargo build --quiet --release --workspace --bin anabranch --bin anabranch-bench
+	@"$(CARGO_TARGET_DIR)/release/anabranch-bench" --router "$(CARGO_TARGET_DIR)/release/anabranch" \
+		--components "$(CARGO_TARGET_DIR)/bench-components" --json "$(CARGO_TARGET_DIR)/bench.json" $(ARGS)
 
 demo: ## see the router at work; RECORDS=n ends by itself, DIR=folder keeps the table there
 	@tests/setup.sh demo
