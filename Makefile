@@ -5,7 +5,7 @@ RECORDS ?=
 DIR ?=
 MINUTES ?= 10
 
-.PHONY: help setup build test fuzz bench demo lint plugins
+.PHONY: help setup build test fuzz mutants bench demo lint plugins
 
 help: ## show these lines
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
@@ -44,6 +44,12 @@ bench: ## what the router costs beside its baselines, optimised, on a real Kafka
 	@cargo build --quiet --release --workspace --bin anabranch --bin anabranch-bench
 	@"$(CARGO_TARGET_DIR)/release/anabranch-bench" --router "$(CARGO_TARGET_DIR)/release/anabranch" \
 		--components "$(CARGO_TARGET_DIR)/bench-components" --json "$(CARGO_TARGET_DIR)/bench.json" $(ARGS)
+
+mutants: ## seeded mistakes, one at a time: do the tests catch each? (half an hour)
+	@tests/setup.sh test
+	@plugins/build.sh
+	@OUT="$(CARGO_TARGET_DIR)/test-components" plugins/build.sh tests/guests/*
+	@tests/mutants.sh
 
 demo: ## see the router at work; RECORDS=n ends by itself, DIR=folder keeps the table there
 	@tests/setup.sh demo
