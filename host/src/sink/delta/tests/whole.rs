@@ -177,10 +177,12 @@ async fn a_commit_waits_for_the_dead_letters_of_what_it_covers() {
     let letter_text =
         letter.iter().next().expect("one").headers().iter().any(|(name, value)| *name == b"anabranch.class" && *value == Some(b"decode"));
     assert!(letter_text, "the letter says why");
-    for _ in 0..200 {
-        tokio::task::yield_now().await;
+    // Many times as long as a commit takes: one that does not wait has to show.
+    let until = std::time::Instant::now() + std::time::Duration::from_millis(500);
+    while std::time::Instant::now() < until {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        assert_eq!(lake.ids().await, [1, 3], "the letter is not durable, so what covers it is not committed");
     }
-    assert_eq!(lake.ids().await, [1, 3], "the letter is not durable, so what covers it is not committed");
     assert_eq!(route.committable(slot), Some(3));
     letter.token.settle();
     drop(outbox);
