@@ -150,8 +150,8 @@ pub fn now_ms() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
 }
 
-/// Variable-length zig-zag (Avro 1.12, "Binary encoding").
-fn long(out: &mut Vec<u8>, value: i64) {
+/// Appends a long: variable-length zig-zag (Avro 1.12, "Binary encoding").
+pub fn long(out: &mut Vec<u8>, value: i64) {
     let mut rest = ((value << 1) ^ (value >> 63)) as u64;
     while rest >= 0x80 {
         out.push(rest as u8 | 0x80);
@@ -160,13 +160,14 @@ fn long(out: &mut Vec<u8>, value: i64) {
     out.push(rest as u8);
 }
 
-fn text(out: &mut Vec<u8>, text: &str) {
+/// Appends a string: its length in bytes and its UTF-8 (Avro 1.12, "Binary encoding").
+pub fn text(out: &mut Vec<u8>, text: &str) {
     long(out, text.len() as i64);
     out.extend_from_slice(text.as_bytes());
 }
 
-/// The unscaled number in two's complement, big endian, as short as it gets.
-fn decimal(out: &mut Vec<u8>, unscaled: u64) {
+/// Appends a decimal of logical type on bytes: the unscaled number in two's complement, big endian, as short as it gets. At most 2^63 - 1.
+pub fn decimal(out: &mut Vec<u8>, unscaled: u64) {
     let bytes = (unscaled as i64).to_be_bytes();
     let short = bytes.windows(2).take_while(|pair| pair[0] == 0 && pair[1] < 0x80).count();
     long(out, (bytes.len() - short) as i64);

@@ -4,6 +4,8 @@
 
 use std::fmt::Write as _;
 
+use anabranch::demo::orders::{decimal, long, text as string};
+
 /// How a topic's values are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Form {
@@ -130,7 +132,7 @@ impl Orders {
                 string(value, currency);
                 string(value, city);
                 long(value, quantity);
-                decimal(value, cents);
+                decimal(value, cents.unsigned_abs());
                 value.push(paid.into());
                 long(value, ordered_ms);
                 long(value, changed_us.is_some().into());
@@ -153,29 +155,6 @@ impl Orders {
             }
         }
     }
-}
-
-/// Variable-length zig-zag (Avro 1.12, "Binary encoding").
-fn long(out: &mut Vec<u8>, value: i64) {
-    let mut rest = ((value << 1) ^ (value >> 63)) as u64;
-    while rest >= 0x80 {
-        out.push(rest as u8 | 0x80);
-        rest >>= 7;
-    }
-    out.push(rest as u8);
-}
-
-fn string(out: &mut Vec<u8>, text: &str) {
-    long(out, text.len() as i64);
-    out.extend_from_slice(text.as_bytes());
-}
-
-/// The unscaled number in two's complement, big endian, as short as it gets.
-fn decimal(out: &mut Vec<u8>, unscaled: i64) {
-    let bytes = unscaled.to_be_bytes();
-    let short = bytes.windows(2).take_while(|pair| pair[0] == 0 && pair[1] < 0x80).count();
-    long(out, (bytes.len() - short) as i64);
-    out.extend_from_slice(&bytes[short..]);
 }
 
 /// A reader of the small orders by hand, as somebody would write it for this one schema: what a plugin is measured against.
