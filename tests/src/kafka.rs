@@ -13,7 +13,7 @@ use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 
 use crate::artifacts;
-use crate::process::{Process, folder, free_port, run, tail};
+use crate::process::{Process, folder, free_ports, run, tail};
 use crate::security::{PLAIN_USER, SCRAM_USER, Security};
 use crate::topic::Topic;
 use crate::wait::until;
@@ -76,8 +76,8 @@ impl Broker {
         let security = Security::new();
         for attempt in 1.. {
             let folder = folder("kafka");
-            let ports = [(); Listener::ALL.len()].map(|()| free_port());
-            std::fs::write(folder.join("server.properties"), properties(&folder, &ports, free_port(), &security)).unwrap();
+            let [controller, ports @ ..] = free_ports::<{ Listener::ALL.len() + 1 }>();
+            std::fs::write(folder.join("server.properties"), properties(&folder, &ports, controller, &security)).unwrap();
             format(&folder);
             let process = launch(&folder);
             let mut broker = Broker { process, folder, ports, security: security.clone() };

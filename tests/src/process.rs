@@ -35,7 +35,14 @@ pub fn folder(name: &str) -> PathBuf {
 
 /// A TCP port on loopback that nobody listens at. Somebody else may take it before it is used: whoever starts a server tries again.
 pub fn free_port() -> u16 {
-    TcpListener::bind(("127.0.0.1", 0)).and_then(|listener| listener.local_addr()).unwrap().port()
+    free_ports::<1>()[0]
+}
+
+/// So many of them, all different.
+pub fn free_ports<const N: usize>() -> [u16; N] {
+    // All are held until each is known, or the system might give one twice.
+    let listeners = [(); N].map(|()| TcpListener::bind(("127.0.0.1", 0)).unwrap());
+    listeners.map(|listener| listener.local_addr().unwrap().port())
 }
 
 /// A running process.

@@ -81,6 +81,31 @@ fn until_end_stops_at_the_ends_that_were_there_at_the_start() {
 }
 
 #[test]
+fn until_end_waits_for_partitions_that_another_member_holds() {
+    let orders = Orders::new("until-end-together", 4);
+    orders.send(0..1_000);
+    let route = |receiver: &Receiver| {
+        let sink = format!("[sink.live.http]\nurl = \"{}\"\nbatch = {{ form = \"lines\", records_max = 20 }}\n", receiver.url("/"));
+        orders.config(&sink, "to = [\"live\"]\nrevoke_deadline = \"1 s\"")
+    };
+    let refusing = Receiver::answering(|_| Answer::status(503));
+    let other = Place::new(&route(&refusing));
+    let mut holding = other.run();
+    holding.until("a request", Duration::from_secs(30), || (refusing.count() > 0).then_some(()));
+
+    let receiver = Receiver::start();
+    let place = Place::new(&route(&receiver));
+    let mut ending = place.start("run", &["--until-end"]);
+    // Its own share is read; the other's is not, and that one dies.
+    ending.wait_log("waiting for partitions of other members", Duration::from_secs(60));
+    holding.kill();
+    let ended = ending.end(Duration::from_secs(60));
+    assert_eq!(ended.code(), Some(0), "{}", ended.stderr);
+    assert_none_missing("HTTP", &received(&receiver), 1_000);
+    orders.topic.wait_committed(&orders.topic.name, Duration::ZERO);
+}
+
+#[test]
 fn a_second_signal_stops_at_once() {
     let orders = Orders::new("second-signal", 1);
     let receiver = Receiver::answering(|_| Answer::status(503));

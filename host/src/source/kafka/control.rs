@@ -3,6 +3,7 @@
 //! Invariant: it never waits for anything but the broker, and for sinks while a partition leaves; a rewind that is to come later is
 //! remembered, not slept over.
 
+use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
@@ -15,7 +16,7 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::begin::out_of_range;
 use super::group::{Context, LOOKUP_TIMEOUT, to_list};
-use super::reader::ReadError;
+use super::reader::{Ends, ReadError};
 use super::relief::{Relief, one};
 use super::start::{matching, subscribe};
 use crate::ack::{Rewind, Slot, TopicPartition};
@@ -31,6 +32,8 @@ const BACK_TIMEOUT: Duration = Duration::from_millis(500);
 /// How often topics are matched with the route's pattern, and how long the list of them may take.
 const MATCH_INTERVAL: Duration = Duration::from_secs(10);
 const MATCH_TIMEOUT: Duration = Duration::from_secs(1);
+/// How often the group is asked how far other members are.
+const OTHERS_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a topic that is gone is looked for: a broker that just started may not know it yet.
 const GONE_AFTER: Duration = Duration::from_secs(10);
 /// By then a partition that was told to stop has done so.
@@ -53,6 +56,10 @@ pub struct Control {
     relief: Relief,
     /// Partitions that were started again: they are forwarded until a moment at which they surely stopped before.
     restarted: Vec<(Instant, TopicPartition)>,
+    /// With `--until-end`: when the group was last asked how far other members are.
+    others_asked: Option<Instant>,
+    /// Whether the log says that other members are waited for.
+    others_told: bool,
 }
 
 struct Gone {
@@ -81,6 +88,8 @@ impl Control {
             topics,
             relief: Relief::new(),
             restarted: Vec::new(),
+            others_asked: None,
+            others_told: false,
         }
     }
 
@@ -399,19 +408,43 @@ impl Control {
         }
     }
 
-    fn is_finished(&self, context: &Context) -> bool {
+    fn is_finished(&mut self, context: &Context) -> bool {
         let Some(ends) = &context.shared.ends else { return false };
         let slots = context.shared.acks.slots();
-        if slots.is_empty() {
-            return ends.at.values().all(|end| *end == 0);
-        }
         let reached = ends.reached.lock();
         let read = slots.iter().all(|(_, name, position)| {
             reached.contains(name) || position.is_some_and(|position| ends.at.get(name).is_none_or(|end| position >= *end))
         });
         drop(reached);
         // Not idle yet is fine: draining makes the sinks flush, and a rewind on the way makes this false again.
-        read && (context.shared.acks.is_idle() || hurry(context))
+        read && (context.shared.acks.is_idle() || hurry(context)) && self.others_are_done(context, ends)
+    }
+
+    /// Whether the group committed the ends of those partitions that another member holds, or nobody yet. A member that was killed
+    /// holds some until its session ends; they come to this process then.
+    fn others_are_done(&mut self, context: &Context, ends: &Ends) -> bool {
+        let ours: HashSet<TopicPartition> = context.shared.acks.slots().into_iter().map(|(_, name, _)| name).collect();
+        let mut others = TopicPartitionList::new();
+        for (name, _) in ends.at.iter().filter(|(name, end)| **end > 0 && !ours.contains(*name)) {
+            others.add_partition(&name.topic, name.partition);
+        }
+        if others.count() == 0 {
+            return true;
+        }
+        if self.others_asked.is_some_and(|asked| asked.elapsed() < OTHERS_INTERVAL) {
+            return false;
+        }
+        if !ours.is_empty() && !std::mem::replace(&mut self.others_told, true) {
+            tracing::info!(route = %context.rules.route, partitions = others.count(), "all read here, waiting for partitions of other members");
+        }
+        let answer = self.consumer.committed_offsets(others, BACK_TIMEOUT);
+        self.others_asked = Some(Instant::now());
+        // Without an answer nothing is known; the next one will do.
+        let Ok(committed) = answer else { return false };
+        committed.elements().iter().all(|element| {
+            let name = TopicPartition { topic: element.topic().into(), partition: element.partition() };
+            matches!(element.offset(), Offset::Offset(offset) if ends.at.get(&name).is_some_and(|end| offset >= *end))
+        })
     }
 
     fn drain(&mut self, context: &Context) {
