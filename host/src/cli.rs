@@ -263,7 +263,10 @@ fn with_plugin_problems(config: &Config, report: Report) -> Result<Report, Failu
 /// What the plugins find wrong with their own configuration, and plugins that cannot be used at all.
 fn plugin_problems(config: &Config) -> Result<Vec<Problem>, Failure> {
     let engine = Engine::of(config).map_err(|error| Failure::Environment(error.to_string()))?;
-    Ok(run::plan(&engine, config, None).err().unwrap_or_default())
+    match run::plan(&engine, config, None) {
+        Ok(chains) => Ok(run::warn_of_memory(&engine, config, &chains).into_iter().collect()),
+        Err(problems) => Ok(problems),
+    }
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime, Failure> {

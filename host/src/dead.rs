@@ -96,6 +96,8 @@ pub struct Letter {
     pub by: Arc<str>,
     /// SHA-256 of the plugin's component, hexadecimal.
     pub digest: Option<Arc<str>>,
+    /// How often it was tried: more than once where a sink retries.
+    pub attempts: u32,
 }
 
 /// How the sink for dead letters takes them.
@@ -112,7 +114,7 @@ pub const ROW_SCHEMA: &str = r#"{"type":"record","name":"DeadLetter","namespace"
 {"name":"route","type":"string"},{"name":"topic","type":"string"},{"name":"partition","type":"int"},{"name":"offset","type":"long"},
 {"name":"timestamp","type":["null",{"type":"long","logicalType":"timestamp-millis"}]},
 {"name":"class","type":"string"},{"name":"code","type":"string"},{"name":"message","type":"string"},{"name":"by","type":"string"},
-{"name":"digest","type":["null","string"]},{"name":"seen","type":{"type":"long","logicalType":"timestamp-millis"}},
+{"name":"digest","type":["null","string"]},{"name":"attempts","type":"int"},{"name":"decision","type":"string"},{"name":"seen","type":{"type":"long","logicalType":"timestamp-millis"}},
 {"name":"key","type":["null","bytes"]},{"name":"value","type":["null","bytes"]},
 {"name":"headers","type":{"type":"array","items":{"type":"record","name":"Header","fields":[
 {"name":"name","type":"string"},{"name":"value","type":["null","bytes"]}]}}}]}"#;
@@ -133,6 +135,7 @@ pub struct DeadLetters {
     stop: Stop,
     metrics: RouteMetrics,
     breaker: Arc<Breaker>,
+    decision: Arc<str>,
 }
 
 /// Ready when dead letters are durable; an error when they never will be (the route is stopping, or their partition rewound).
@@ -165,7 +168,13 @@ impl DeadLetters {
                 Some(Arc::new(Place { outbox, schemas, row_schema }))
             }
         };
-        Ok(DeadLetters { route, place, actions, stop, metrics, breaker: Arc::new(Breaker::new(config::Breaker::default())) })
+        let breaker = Arc::new(Breaker::new(config::Breaker::default()));
+        Ok(DeadLetters { route, place, actions, stop, metrics, breaker, decision: "".into() })
+    }
+
+    /// The same, whose letters name what decided about their records: the digest of the plugins, their configuration and the routing.
+    pub fn with_decision(self, decision: Arc<str>) -> Self {
+        DeadLetters { decision, ..self }
     }
 
     /// The same, with other bounds for how many are too many.
@@ -323,6 +332,8 @@ impl DeadLetters {
         if let Some(digest) = &letter.digest {
             set("anabranch.digest", digest);
         }
+        set("anabranch.attempts", &letter.attempts.to_string());
+        set("anabranch.decision", &self.decision);
         set("anabranch.seen", &seen.to_string());
         edits
     }
@@ -350,6 +361,8 @@ impl DeadLetters {
             ("message".into(), text(&letter.message)),
             ("by".into(), text(&letter.by)),
             ("digest".into(), optional(letter.digest.as_deref().map(text))),
+            ("attempts".into(), AvroValue::Int(letter.attempts.try_into().unwrap_or(i32::MAX))),
+            ("decision".into(), text(&self.decision)),
             ("seen".into(), AvroValue::TimestampMillis(seen)),
             ("key".into(), bytes(batch.keys.get(record))),
             ("value".into(), bytes(batch.values.get(record))),

@@ -201,7 +201,7 @@ impl Resolver {
 }
 
 fn letter(record: usize, class: Class, code: &str, message: String) -> Letter {
-    Letter { record: record as u32, class, code: code.to_owned(), message, by: "decode".into(), digest: None }
+    Letter { record: record as u32, class, code: code.to_owned(), message, by: "decode".into(), digest: None, attempts: 1 }
 }
 
 enum Prefix {

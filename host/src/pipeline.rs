@@ -111,7 +111,8 @@ impl Pipeline {
         let mut outboxes: Vec<Outbox> = place.iter().map(|(outbox, _)| outbox.clone()).collect();
         let dead = DeadLetters::new(name.clone(), place, schemas.clone(), route.on_error, stop.clone(), counters.clone())
             .map_err(broken)?
-            .with_breaker(route.breaker);
+            .with_breaker(route.breaker)
+            .with_decision(decision.clone());
         let mut to = Vec::new();
         for sink_name in &route.to {
             let (outbox, inbox) = urgency.inbox();
@@ -122,6 +123,7 @@ impl Pipeline {
 
         // Workers: decode, plugins, route.
         let formats = formats(&route);
+        let per_partition = plugins.per_partition();
         let (senders, inboxes): (Vec<_>, Vec<_>) = (0..route.workers.max(1)).map(|_| mpsc::channel()).unzip();
         let resolver = Resolver::new(schemas.clone(), registry, senders.clone(), route.unknown_schema_wait.get(), stop.clone());
         let router = Router { sinks: to, dead: dead.clone(), metrics: counters.clone() };
@@ -177,6 +179,7 @@ impl Pipeline {
             login: Login::new(&brokers, &part, metrics.clone(), Credentials::of(&source.security)),
             logs,
             heartbeat: heartbeat.clone(),
+            per_partition,
         };
         let mut source = tokio::task::spawn_blocking(move || reading.run());
 
@@ -265,7 +268,7 @@ fn start(start: &crate::config::Start) -> Start {
 }
 
 /// Digest of all that decides what becomes of a record: plugins, how it is decoded, which sinks there are to choose from.
-fn decision(plugins: &ChainPlan, route: &Route) -> String {
+pub fn decision(plugins: &ChainPlan, route: &Route) -> String {
     let mut hasher = Sha256::new();
     let formats = format!("{:?} {:?}", route.key, route.value);
     let to = route.to.iter().map(|sink| sink.as_str());

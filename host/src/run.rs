@@ -11,7 +11,7 @@ use crate::config::{Config, Name, Problem, Route};
 use crate::decode::Ask;
 use crate::observe::Metrics;
 use crate::pipeline::{self, Pipeline};
-use crate::plugin::{ChainPlan, Engine, InitError};
+use crate::plugin::{ChainPlan, Engine, InitError, size};
 use crate::registry::{Asker, IsOurs, Registry};
 use crate::stop::{Stop, StopReason};
 
@@ -57,6 +57,22 @@ pub fn plan(engine: &Engine, config: &Config, metrics: Option<&Metrics>) -> Resu
         }
     }
     if problems.is_empty() { Ok(chains) } else { Err(problems) }
+}
+
+/// Whether plugins may come to want more memory than there is: they are not stopped by it, but may be later.
+pub fn warn_of_memory(engine: &Engine, config: &Config, chains: &Chains) -> Option<Problem> {
+    let of_route = |(name, chain): (&Name, &Arc<ChainPlan>)| chain.memory_max(config.routes[name].workers.max(1) as usize);
+    let wanted = chains.iter().map(of_route).fold(0, usize::saturating_add);
+    let largest = chains.iter().max_by_key(|route| of_route((route.0, route.1)))?.0;
+    (wanted > engine.memory_max()).then(|| {
+        let at = config.routes[largest].through.first().map_or(0..0, |step| step.at.clone());
+        let text = format!(
+            "all instances of all plugins may use {} of memory, and this machine can spare {}: past that they are refused more",
+            size(wanted),
+            size(engine.memory_max())
+        );
+        Problem::warning(at, text, "lower `memory_max` of plugins or `workers` of routes, or give the machine more")
+    })
 }
 
 /// A registry as a route asks it.

@@ -46,3 +46,23 @@ fn the_schema_is_json_that_names_every_table() {
         assert!(schema["properties"][table].is_object(), "{table}");
     }
 }
+
+#[test]
+fn check_warns_when_plugins_may_want_more_memory_than_there_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("many.toml");
+    let config = |workers: u32| {
+        format!(
+            "[source.shop.kafka]\nbrokers = [\"127.0.0.1:9\"]\n[plugin.filter]\nmemory_max = \"4 GiB\"\n[sink.out.stdout]\n[route.orders]\nfrom = \"shop\"\n\
+             topics = [\"orders\"]\nvalue = \"json\"\nworkers = {workers}\nthrough = [{{ plugin = \"filter\", config = {{ where = \"a > 1\" }} }}]\nto = [\"out\"]\n"
+        )
+    };
+    for (workers, warns) in [(1, false), (1024, true)] {
+        std::fs::write(&file, config(workers)).unwrap();
+        let output = anabranch(&["check", file.to_str().unwrap()]);
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(0), "{told}");
+        assert_eq!(told.contains("may use 4096 GiB"), warns, "{workers} workers: {told}");
+        assert_eq!(told.contains("lower `memory_max` of plugins"), warns, "{workers} workers: {told}");
+    }
+}

@@ -110,6 +110,7 @@ fn letter(step: &Step, before: &Outputs, row: u32, class: Class) -> Letter {
         message: String::new(),
         by: step.shared.plugin.as_str().into(),
         digest: Some(step.component.digest.as_str().into()),
+        attempts: 1,
     }
 }
 

@@ -22,7 +22,44 @@ pub struct Question {
 
 /// Compiled projections of one step, by part, format and schema.
 #[derive(Default)]
-pub struct Projections(HashMap<(bool, Format, u32), Option<Projection>>);
+pub struct Projections {
+    numbers: HashMap<(usize, Format, u32), usize>,
+    list: Vec<Option<Projection>>,
+    /// By part, what was asked for last: most records have the schema of the one before.
+    last: [Option<(Format, u32, usize)>; 2],
+}
+
+/// The parts of a record that fields are read from.
+const VALUE: usize = 0;
+const KEY: usize = 1;
+
+impl Projections {
+    /// Which projection a part of a record has; `None`: it has nothing there, or nothing is read there.
+    fn number(&mut self, step: &Step, view: &View<'_>, part: usize) -> Option<usize> {
+        let (wanted, value) = if part == KEY { (&step.keys, view.key()) } else { (&step.values, view.value()) };
+        if wanted.is_empty() {
+            return None;
+        }
+        let value = value?;
+        let schema = if part == KEY { view.key_schema() } else { view.value_schema() };
+        if let Some((format, known, number)) = self.last[part]
+            && (format, known) == (value.format, schema)
+        {
+            return Some(number);
+        }
+        let list = &mut self.list;
+        let number = *self.numbers.entry((part, value.format, schema)).or_insert_with(|| {
+            list.push(Projection::new(value.format, value.schema, wanted).ok());
+            list.len() - 1
+        });
+        self.last[part] = Some((value.format, schema, number));
+        Some(number)
+    }
+
+    fn get(&self, number: Option<usize>) -> Option<&Projection> {
+        self.list[number?].as_ref()
+    }
+}
 
 /// Bytes of one question: what a guest's memory holds comfortably next to its answer.
 const QUESTION_BYTES_MAX: usize = 4 << 20;
@@ -33,18 +70,20 @@ pub fn ask(step: &Step, projections: &mut Projections, outputs: &Outputs, rows: 
     let fits = QUESTION_BYTES_MAX.min(step.shared.limits.memory_max / 4);
     let bytes_max = step.plan.max_bytes.map_or(fits, |max| fits.min(max as usize));
     let (mut questions, mut letters) = (Vec::new(), Vec::new());
+    let mut scratch = [Vec::new(), Vec::new()];
     let mut open: Option<Open> = None;
-    for &row in rows {
+    for (done, &row) in rows.iter().enumerate() {
         let view = outputs.view(row as usize);
-        let kinds = [kinds(step, projections, &view, false), kinds(step, projections, &view, true)];
-        let whole = Whole::of(step, &view);
+        let numbers = [projections.number(step, &view, VALUE), projections.number(step, &view, KEY)];
+        let whole = Whole::of(step, &view, &mut scratch);
         let bytes = whole.as_ref().map_or(0, |whole| size(step, &view, whole));
-        let is_full = |open: &Open| open.rows.len() >= records_max || open.bytes + bytes > bytes_max || !open.takes(&kinds);
-        if let Some(full) = open.take_if(|open| is_full(open)).filter(|full| !full.rows.is_empty()) {
+        let is_full =
+            |open: &mut Open| open.rows.len() >= records_max || open.bytes + bytes > bytes_max || !open.takes(projections, numbers);
+        if let Some(full) = open.take_if(is_full).filter(|full| !full.rows.is_empty()) {
             questions.push(full.finish(step, outputs));
         }
-        let building = open.get_or_insert_with(|| Open::new(step, &kinds));
-        match whole.and_then(|whole| building.push(step, projections, &view, row, whole)) {
+        let building = open.get_or_insert_with(|| Open::new(step, projections, numbers, (rows.len() - done).min(records_max)));
+        match whole.and_then(|whole| building.push(step, projections, numbers, &view, row, &whole)) {
             Ok(()) => building.bytes += bytes,
             Err(error) => letters.push(Letter {
                 record: view.output().input,
@@ -53,6 +92,7 @@ pub fn ask(step: &Step, projections: &mut Projections, outputs: &Outputs, rows: 
                 message: error.to_string(),
                 by: step.shared.plugin.as_str().into(),
                 digest: Some(step.component.digest.as_str().into()),
+                attempts: 1,
             }),
         }
     }
@@ -61,22 +101,24 @@ pub fn ask(step: &Step, projections: &mut Projections, outputs: &Outputs, rows: 
 }
 
 /// Key and value of a record, where the plan wants them whole.
-struct Whole {
-    key: Option<Vec<u8>>,
-    value: Option<Vec<u8>>,
+struct Whole<'a> {
+    key: Option<&'a [u8]>,
+    value: Option<&'a [u8]>,
 }
 
-impl Whole {
-    fn of(step: &Step, view: &View<'_>) -> Result<Self, DecodeError> {
-        let key = whole(view.key(), step.plan.keys).map_err(|error| part(error, "key"))?;
-        Ok(Whole { key, value: whole(view.value(), step.plan.values)? })
+impl<'a> Whole<'a> {
+    /// `scratch`: room for what has to be rendered.
+    fn of(step: &Step, view: &View<'a>, scratch: &'a mut [Vec<u8>; 2]) -> Result<Self, DecodeError> {
+        let [of_value, of_key] = scratch;
+        let key = whole(view.key(), step.plan.keys, of_key).map_err(|error| part(error, "key"))?;
+        Ok(Whole { key, value: whole(view.value(), step.plan.values, of_value)? })
     }
 }
 
 /// About as many bytes as a record takes in the guest; fields have at most those of the key or value that they are part of.
-fn size(step: &Step, view: &View<'_>, whole: &Whole) -> usize {
+fn size(step: &Step, view: &View<'_>, whole: &Whole<'_>) -> usize {
     let length = |value: Option<Value<'_>>| value.map_or(0, |value| value.bytes.len());
-    let mut bytes = whole.key.as_ref().map_or(0, Vec::len) + whole.value.as_ref().map_or(0, Vec::len);
+    let mut bytes = whole.key.map_or(0, <[u8]>::len) + whole.value.map_or(0, <[u8]>::len);
     if !step.values.is_empty() {
         bytes += length(view.value());
     }
@@ -89,22 +131,6 @@ fn size(step: &Step, view: &View<'_>, whole: &Whole) -> usize {
         bytes += planned.map(|(_, value)| value.map_or(0, <[u8]>::len)).sum::<usize>();
     }
     bytes
-}
-
-/// The kinds that a record gives the columns of a part; `None`: it has nothing there, any kinds do.
-fn kinds(step: &Step, projections: &mut Projections, view: &View<'_>, key: bool) -> Option<Vec<Kind>> {
-    let wanted = if key { &step.keys } else { &step.values };
-    if wanted.iter().all(|wanted| wanted.kind.is_some()) {
-        return None;
-    }
-    let value = if key { view.key() } else { view.value() }?;
-    projection(step, projections, view, value, key).map(|projection| projection.kinds().to_vec())
-}
-
-fn projection<'p>(step: &Step, projections: &'p mut Projections, view: &View<'_>, value: Value<'_>, key: bool) -> Option<&'p Projection> {
-    let schema = if key { view.key_schema() } else { view.value_schema() };
-    let wanted = if key { &step.keys } else { &step.values };
-    projections.0.entry((key, value.format, schema)).or_insert_with(|| Projection::new(value.format, value.schema, wanted).ok()).as_ref()
 }
 
 struct Open {
@@ -120,47 +146,70 @@ struct Open {
     offsets: Vec<i64>,
     timestamps: Vec<i64>,
     bytes: usize,
+    /// By part, the projection whose kinds the columns are known to have.
+    fits: [Option<usize>; 2],
 }
 
-fn column_kinds(wanted: &[Wanted], kinds: Option<&Vec<Kind>>) -> Vec<Kind> {
-    let by_default = wanted.iter().map(|wanted| wanted.kind.unwrap_or(Kind::Documents)).collect();
-    kinds.cloned().unwrap_or(by_default)
+/// Columns for what a projection reads; without one, of the kinds that hold whenever there is no schema.
+fn columns(wanted: &[Wanted], projection: Option<&Projection>) -> Columns {
+    match projection {
+        Some(projection) => projection.columns(),
+        None => Columns::of(&wanted.iter().map(|wanted| wanted.kind.unwrap_or(Kind::Documents)).collect::<Vec<_>>()),
+    }
 }
 
 impl Open {
-    fn new(step: &Step, kinds: &[Option<Vec<Kind>>; 2]) -> Self {
+    /// `rows`: as many records as may come.
+    fn new(step: &Step, projections: &Projections, numbers: [Option<usize>; 2], rows: usize) -> Self {
         Open {
-            rows: Vec::new(),
-            values: Columns::of(&column_kinds(&step.values, kinds[0].as_ref())),
-            keys: Columns::of(&column_kinds(&step.keys, kinds[1].as_ref())),
+            rows: Vec::with_capacity(rows),
+            values: columns(&step.values, projections.get(numbers[VALUE])),
+            keys: columns(&step.keys, projections.get(numbers[KEY])),
             headers: vec![BytesColumn::default(); step.plan.headers.len()],
             whole_keys: step.plan.keys.map(|_| BytesColumn::default()),
             whole_values: step.plan.values.map(|_| BytesColumn::default()),
-            key_schemas: Vec::new(),
-            value_schemas: Vec::new(),
-            changes: Vec::new(),
-            offsets: Vec::new(),
-            timestamps: Vec::new(),
+            key_schemas: Vec::with_capacity(rows),
+            value_schemas: Vec::with_capacity(rows),
+            changes: Vec::with_capacity(rows),
+            offsets: Vec::with_capacity(rows),
+            timestamps: Vec::with_capacity(rows),
             bytes: 0,
+            fits: numbers,
         }
     }
 
-    fn takes(&self, kinds: &[Option<Vec<Kind>>; 2]) -> bool {
-        let same = |columns: &Columns, kinds: &Option<Vec<Kind>>| {
-            kinds.as_ref().is_none_or(|kinds| columns.columns.iter().map(Column::kind).eq(kinds.iter().copied()))
-        };
-        same(&self.values, &kinds[0]) && same(&self.keys, &kinds[1])
+    /// Whether the columns have the kinds of a record; one with nothing there, or without a projection, fits any.
+    fn takes(&mut self, projections: &Projections, numbers: [Option<usize>; 2]) -> bool {
+        for (part, columns) in [(VALUE, &self.values), (KEY, &self.keys)] {
+            if numbers[part] == self.fits[part] {
+                continue;
+            }
+            let Some(projection) = projections.get(numbers[part]) else { continue };
+            if !columns.columns.iter().map(Column::kind).eq(projection.kinds().iter().copied()) {
+                return false;
+            }
+            self.fits[part] = numbers[part];
+        }
+        true
     }
 
-    fn push(&mut self, step: &Step, projections: &mut Projections, view: &View<'_>, row: u32, whole: Whole) -> Result<(), DecodeError> {
+    fn push(
+        &mut self,
+        step: &Step,
+        projections: &Projections,
+        numbers: [Option<usize>; 2],
+        view: &View<'_>,
+        row: u32,
+        whole: &Whole<'_>,
+    ) -> Result<(), DecodeError> {
         let (key, value) = (view.key(), view.value());
-        project(step, projections, view, value, false, &mut self.values)?;
-        if let Err(error) = project(step, projections, view, key, true, &mut self.keys) {
+        project(projections.get(numbers[VALUE]), value, &mut self.values)?;
+        if let Err(error) = project(projections.get(numbers[KEY]), key, &mut self.keys) {
             self.values.undo_last_row();
             return Err(part(error, "key"));
         }
-        let put = |column: &mut Option<BytesColumn>, bytes: Option<Vec<u8>>| match (column, bytes) {
-            (Some(column), Some(bytes)) => column.push(&bytes),
+        let put = |column: &mut Option<BytesColumn>, bytes: Option<&[u8]>| match (column, bytes) {
+            (Some(column), Some(bytes)) => column.push(bytes),
             (Some(column), None) => column.push_null(),
             (None, _) => (),
         };
@@ -221,14 +270,7 @@ fn part(mut error: DecodeError, part: &str) -> DecodeError {
     error
 }
 
-fn project(
-    step: &Step,
-    projections: &mut Projections,
-    view: &View<'_>,
-    value: Option<Value<'_>>,
-    key: bool,
-    columns: &mut Columns,
-) -> Result<(), DecodeError> {
+fn project(projection: Option<&Projection>, value: Option<Value<'_>>, columns: &mut Columns) -> Result<(), DecodeError> {
     if columns.columns.is_empty() {
         return Ok(());
     }
@@ -236,25 +278,30 @@ fn project(
         columns.push_null_row();
         return Ok(());
     };
-    match projection(step, projections, view, value, key) {
+    match projection {
         Some(projection) => projection.read(value.schema, value.bytes, columns),
         None => Err(DecodeError { field: String::new(), at: 0, reason: "Avro without a schema".to_owned() }),
     }
 }
 
-fn whole(value: Option<Value<'_>>, encoding: Option<types::Encoding>) -> Result<Option<Vec<u8>>, DecodeError> {
+/// A whole key or value in the encoding that the plan wants; `scratch` takes what has to be rendered for it.
+fn whole<'a>(
+    value: Option<Value<'a>>,
+    encoding: Option<types::Encoding>,
+    scratch: &'a mut Vec<u8>,
+) -> Result<Option<&'a [u8]>, DecodeError> {
     let (Some(value), Some(encoding)) = (value, encoding) else { return Ok(None) };
-    let mut out = Vec::new();
+    scratch.clear();
     match encoding {
-        types::Encoding::Raw => out.extend_from_slice(value.bytes),
-        types::Encoding::Json => value::write_json(value, &JsonOptions::default(), &mut out)?,
-        types::Encoding::Cbor => value::write_cbor(value, &mut out)?,
-        types::Encoding::Avro if value.format == Format::Avro => out.extend_from_slice(value.bytes),
+        types::Encoding::Raw => return Ok(Some(value.bytes)),
+        types::Encoding::Avro if value.format == Format::Avro => return Ok(Some(value.bytes)),
         types::Encoding::Avro => {
             return Err(DecodeError { field: String::new(), at: 0, reason: "the plugin reads Avro, this is none".to_owned() });
         }
+        types::Encoding::Json => value::write_json(value, &JsonOptions::default(), scratch)?,
+        types::Encoding::Cbor => value::write_cbor(value, scratch)?,
     }
-    Ok(Some(out))
+    Ok(Some(scratch))
 }
 
 fn numbers(each: Vec<u32>) -> types::Numbers {

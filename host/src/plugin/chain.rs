@@ -207,6 +207,7 @@ impl Search<'_> {
             message: format!("plugin {plugin:?}: {reason}"),
             by: plugin.as_str().into(),
             digest: Some(self.step.component.digest.as_str().into()),
+            attempts: 1,
         });
         Ok(())
     }

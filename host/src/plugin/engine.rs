@@ -167,6 +167,11 @@ impl Engine {
         Ok(Engine { wasm, linker: Arc::new(linker), pool, cache, _clock: Arc::new(Clock(Some(alive))) })
     }
 
+    /// Bytes that the memories of all instances may have together.
+    pub fn memory_max(&self) -> usize {
+        self.pool.max()
+    }
+
     /// Loads a component from a file, or a bundled one where `path` is `None`. `sha256`: the digest it must have.
     ///
     /// # Errors
@@ -230,8 +235,8 @@ impl Engine {
             let shown = forbidden[..forbidden.len() - more].join(", ");
             let more = if more > 0 { format!(" and {more} more") } else { String::new() };
             return Err(error(format!(
-                "it imports {shown}{more}: plugins get no files, network, environment or clock of the system; build it for \
-                 wasm32-unknown-unknown (without WASI)"
+                "it imports {shown}{more}: plugins get no files, network, environment or clock of the system; build it without WASI: Rust \
+                 for wasm32-unknown-unknown, JavaScript with every feature in `disableFeatures`, Python with --stub-wasi"
             )));
         }
         let pre = self.linker.instantiate_pre(&component).and_then(PluginPre::new).map_err(|problem| {

@@ -15,8 +15,9 @@ use crate::observe::plugin::PluginMetrics;
 pub const HANDED_OVER_MAX: usize = 64 << 20;
 /// Characters of a text that a guest hands over for people to read.
 pub const TEXT_MAX: usize = 2048;
-/// Core instances, tables and memories of one component. One made from Rust has three, two and one; each memory counts in full.
-pub const CORE_INSTANCES_MAX: usize = 16;
+/// Core instances, tables and memories of one component. One made from Rust has three, two and one, one from Python 38 core instances;
+/// each memory counts in full.
+pub const CORE_INSTANCES_MAX: usize = 64;
 /// See [`CORE_INSTANCES_MAX`].
 pub const TABLES_MAX: usize = 8;
 /// See [`CORE_INSTANCES_MAX`].
@@ -62,6 +63,11 @@ impl Pool {
         Pool::new(all.map_or(usize::MAX, |bytes| bytes / 4 * 3))
     }
 
+    /// Bytes that all may have together.
+    pub fn max(&self) -> usize {
+        self.max
+    }
+
     fn take(&self, bytes: usize) -> bool {
         let taken =
             self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| used.checked_add(bytes).filter(|used| *used <= self.max));
@@ -88,7 +94,11 @@ pub enum NoMemory {
     All(usize),
 }
 
-fn size(bytes: usize) -> String {
+/// For people.
+pub fn size(bytes: usize) -> String {
+    if bytes >= 10 << 30 {
+        return format!("{} GiB", bytes >> 30);
+    }
     if bytes.is_multiple_of(1 << 20) || bytes > 64 << 20 { format!("{} MiB", bytes >> 20) } else { format!("{} KiB", bytes >> 10) }
 }
 

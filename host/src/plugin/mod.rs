@@ -22,7 +22,7 @@ mod shared;
 pub use bundled::bundled;
 pub use chain::{Chain, Decided, Outcome};
 pub use engine::{Component, Engine, Room};
-pub use limits::Limits;
+pub use limits::{Limits, size};
 pub use plan::{ChainPlan, InitError, Step, StepError};
 pub use shared::Shared;
 

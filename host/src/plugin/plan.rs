@@ -138,6 +138,17 @@ impl ChainPlan {
         self.steps.iter().any(|step| step.plan.versions)
     }
 
+    /// How many of its plugins have an instance for each partition.
+    pub fn per_partition(&self) -> usize {
+        self.steps.iter().filter(|step| step.plan.per_partition).count()
+    }
+
+    /// Bytes that the memories of its plugins can come to with so many workers, those with an instance for each partition left out.
+    pub fn memory_max(&self, workers: usize) -> usize {
+        let shared = self.steps.iter().filter(|step| !step.plan.per_partition);
+        shared.map(|step| step.shared.limits.memory_max.saturating_mul(workers)).fold(0, usize::saturating_add)
+    }
+
     /// Whether there is no plugin.
     pub fn is_empty(&self) -> bool {
         self.steps.is_empty()

@@ -204,7 +204,8 @@ pub struct Surroundings {
 impl Surroundings {
     /// The letter with which this sink gives `view` up.
     pub fn letter(&self, view: View<'_>, class: Class, code: &str, message: String) -> (u32, Letter) {
-        let letter = Letter { record: view.output().input, class, code: code.to_owned(), message, by: self.sink.clone(), digest: None };
+        let letter =
+            Letter { record: view.output().input, class, code: code.to_owned(), message, by: self.sink.clone(), digest: None, attempts: 1 };
         (view.index as u32, letter)
     }
 }

@@ -15,6 +15,7 @@ use crate::dead::{DeadLetters, Letter};
 use crate::decode::{Answer, Ask, Resolver};
 use crate::observe::Metrics;
 use crate::output::{Cell, Formats, Output, Outputs, SinkSet, View};
+use crate::pipeline::decision;
 use crate::plugin::{Chain, ChainPlan, Outcome as Decided};
 use crate::sink::preview::{Preview, Previewer};
 use crate::sink::{self, Surroundings, Urgency};
@@ -81,6 +82,7 @@ impl Decider {
         let name: Arc<str> = route.name.as_str().into();
         let counters = Metrics::new().route(&name);
         let broken = |error: crate::schemas::RegisterError| Failure::Broken(error.to_string());
+        let decision: Arc<str> = decision(&plugins, route).into();
         let nowhere =
             DeadLetters::new(name.clone(), None, plugins.schemas.clone(), route.on_error, Stop::new(), counters.clone()).map_err(broken)?;
         let previewer = |sink: &str, takes_letters| {
@@ -88,7 +90,7 @@ impl Decider {
                 route: name.clone(),
                 sink: sink.into(),
                 group: route.group.as_str().into(),
-                decision: plugins.digest().into(),
+                decision: decision.clone(),
                 takes_letters,
                 dead: nowhere.clone(),
                 logs: Logs::default(),
@@ -102,6 +104,7 @@ impl Decider {
         // Nobody reads that inbox: letters are made and shown, never sent.
         let place = route.dead_letters.as_ref().map(|sink| (Urgency::new().inbox().0, sink::form(&config.sinks[sink])));
         let dead = DeadLetters::new(name, place, plugins.schemas.clone(), route.on_error, Stop::new(), counters).map_err(broken)?;
+        let dead = dead.with_decision(decision);
         let unavailable = Arc::default();
         let registry = registry.map(|registry| -> Arc<dyn Ask> { Arc::new(Watched { registry, unavailable: Arc::clone(&unavailable) }) });
         let (sender, answered) = mpsc::channel();

@@ -70,6 +70,8 @@ fn what_a_receiver_refuses_for_good_is_a_dead_letter_that_names_the_sink_and_the
     assert_eq!(letters[0].value, orders.record(5).value);
     assert_eq!([letters[0].header("anabranch.class"), letters[0].header("anabranch.by")], [Some("sink-permanent"), Some("live")]);
     assert!(letters[0].header("anabranch.message").unwrap().contains("422"), "{letters:?}");
+    assert_eq!(letters[0].header("anabranch.attempts"), Some("1"));
+    assert_eq!(letters[0].header("anabranch.decision").map(str::len), Some(64), "{letters:?}");
     assert!(ended.stderr.contains("read=10") && ended.stderr.contains("dead_letters=1"), "{}", ended.stderr);
 }
 

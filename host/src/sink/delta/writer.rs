@@ -226,7 +226,7 @@ impl Writer {
 
     fn letter(&self, view: &View<'_>, class: Class, code: &str, message: String) -> Verdict {
         let by = self.around.sink.clone();
-        Verdict::Letter(Letter { record: view.output().input, class, code: code.to_owned(), message, by, digest: None })
+        Verdict::Letter(Letter { record: view.output().input, class, code: code.to_owned(), message, by, digest: None, attempts: 1 })
     }
 
     /// Makes one output a row, or says why not.

@@ -267,7 +267,7 @@ impl Lane {
                      or raise paths_max",
                     self.common.paths.max()
                 );
-                self.give_up(&item, Class::DestinationInvalid, "paths-max", message);
+                self.give_up(&item, Class::DestinationInvalid, "paths-max", message, 1);
             }
         }
     }
@@ -332,7 +332,7 @@ impl Lane {
                 continue;
             }
             if let Err((class, code, message)) = self.request(session, ticket, how, &path, &item) {
-                self.give_up(&item, class, code, message);
+                self.give_up(&item, class, code, message, 1);
                 self.finish(ticket, Outcome::GivenUp, now);
             }
         }
@@ -396,7 +396,7 @@ impl Lane {
         let outcome = match code::consequence(refused.code) {
             Consequence::Retry | Consequence::NewSession if is_exhausted => {
                 let message = format!("tried {tries} times, the last time: {refused}");
-                self.give_up(&item, Class::SinkRetryExhausted, "retries", message);
+                self.give_up(&item, Class::SinkRetryExhausted, "retries", message, tries);
                 Outcome::GivenUp
             }
             Consequence::Retry => {
@@ -417,7 +417,7 @@ impl Lane {
             Consequence::Stop(remedy) => return Err(self.stop(format!("topic path {path:?}: {refused}: {remedy}"))),
             consequence => {
                 let class = if consequence == Consequence::InvalidPath { Class::DestinationInvalid } else { Class::SinkPermanent };
-                self.give_up(&item, class, &refused.code.to_string(), format!("topic path {path:?}: {refused}"));
+                self.give_up(&item, class, &refused.code.to_string(), format!("topic path {path:?}: {refused}"), tries);
                 Outcome::GivenUp
             }
         };
@@ -432,9 +432,9 @@ impl Lane {
         self.endings.extend(self.made.drain(..).map(|item| Ended { number: item.held.number, letter: None }));
     }
 
-    fn give_up(&mut self, item: &Item, class: Class, code: &str, message: String) {
-        let letter = self.common.surroundings.letter(item.view(), class, code, message);
-        self.endings.push(Ended { number: item.held.number, letter: Some(letter) });
+    fn give_up(&mut self, item: &Item, class: Class, code: &str, message: String, attempts: u32) {
+        let (index, letter) = self.common.surroundings.letter(item.view(), class, code, message);
+        self.endings.push(Ended { number: item.held.number, letter: Some((index, Letter { attempts, ..letter })) });
     }
 
     fn report(&mut self) {

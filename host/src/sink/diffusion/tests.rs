@@ -270,6 +270,7 @@ async fn a_bound_on_tries_makes_a_dead_letter() {
     send(&mut route, 0, &[("a", "1"), ("b", "2"), ("b", "3")]);
     let (dead, headers) = route.dead_letter().await;
     assert_eq!((dead.as_deref(), headers["anabranch.class"].as_str()), (Some("1"), "sink-retry-exhausted"));
+    assert_eq!(headers["anabranch.attempts"], "3");
     route.settled().await;
     assert_eq!(value(&server, "p/b").as_deref(), Some("3"));
 }

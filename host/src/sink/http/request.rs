@@ -139,7 +139,7 @@ enum Verdict {
         message: String,
     },
     Exhausted {
-        message: String,
+        reason: String,
     },
     /// Some of its records are not wanted any more.
     Abandoned,
@@ -179,7 +179,8 @@ impl Requests {
                 halve(items, &mut todo);
                 continue;
             }
-            match self.send(&rendered, &items).await {
+            let (verdict, attempts) = self.send(&rendered, &items).await;
+            match verdict {
                 Verdict::Delivered => {
                     self.surroundings.metrics.outputs.inc_by(items.len() as u64);
                     self.surroundings.metrics.bytes.inc_by(rendered.body.len() as u64);
@@ -188,18 +189,24 @@ impl Requests {
                 Verdict::Abandoned => todo.push(items),
                 Verdict::TooLarge { .. } if items.len() > 1 => halve(items, &mut todo),
                 Verdict::Refused { culprit: true, .. } if items.len() > 1 && self.find_culprit => halve(items, &mut todo),
-                Verdict::TooLarge { message } => self.give_up(&items, Class::Oversize, "413", &message, &mut ended),
-                Verdict::Refused { code, message, .. } => self.give_up(&items, Class::SinkPermanent, &code, &message, &mut ended),
-                Verdict::Exhausted { message } => {
-                    self.give_up(&items, Class::SinkRetryExhausted, "retries", &message, &mut ended);
+                Verdict::TooLarge { message } => self.give_up(&items, Class::Oversize, "413", &message, attempts, &mut ended),
+                Verdict::Refused { code, message, .. } => {
+                    self.give_up(&items, Class::SinkPermanent, &code, &message, attempts, &mut ended);
+                }
+                Verdict::Exhausted { reason } => {
+                    let message = format!("tried {attempts} times, the last time: {reason}");
+                    self.give_up(&items, Class::SinkRetryExhausted, "retries", &message, attempts, &mut ended);
                 }
             }
         }
         ended
     }
 
-    fn give_up(&self, items: &[Item], class: Class, code: &str, message: &str, ended: &mut Vec<Ended>) {
-        ended.extend(items.iter().map(|item| item.ended(Some(self.surroundings.letter(item.view(), class, code, message.to_owned())))));
+    fn give_up(&self, items: &[Item], class: Class, code: &str, message: &str, attempts: u32, ended: &mut Vec<Ended>) {
+        ended.extend(items.iter().map(|item| {
+            let (index, letter) = self.surroundings.letter(item.view(), class, code, message.to_owned());
+            item.ended(Some((index, Letter { attempts, ..letter })))
+        }));
     }
 
     /// The request for these records. Those that cannot be rendered end here; `None` where none is left.
@@ -229,7 +236,7 @@ impl Requests {
             Err(error) => {
                 // A batch has one destination, so all of it shares the reason.
                 let class = Class::DestinationInvalid;
-                self.give_up(items, class, "destination", &error.to_string(), ended);
+                self.give_up(items, class, "destination", &error.to_string(), 1, ended);
                 return None;
             }
         };
@@ -330,21 +337,21 @@ impl Requests {
         }
     }
 
-    /// Sends until there is an answer that counts.
-    async fn send(&self, rendered: &Rendered, items: &[Item]) -> Verdict {
+    /// Sends until there is an answer that counts; how often it was sent.
+    async fn send(&self, rendered: &Rendered, items: &[Item]) -> (Verdict, u32) {
         let mut tries = 0;
         let mut before = self.pace.successes();
         loop {
             self.pace.wait().await;
             if items.iter().any(Item::is_abandoned) {
-                return Verdict::Abandoned;
+                return (Verdict::Abandoned, tries);
             }
             let started = tokio::time::Instant::now();
             let (reason, after) = match self.attempt(rendered).await {
                 Answer::For(verdict) => {
                     self.pace.succeeded();
                     self.surroundings.metrics.flush.observe(started.elapsed().as_secs_f64());
-                    return verdict;
+                    return (verdict, tries + 1);
                 }
                 Answer::Again { reason, after } => (reason, after),
             };
@@ -355,7 +362,7 @@ impl Requests {
                 before = self.pace.successes();
             }
             if self.attempts_max > 0 && tries >= self.attempts_max {
-                return Verdict::Exhausted { message: format!("tried {tries} times, the last time: {reason}") };
+                return (Verdict::Exhausted { reason }, tries);
             }
             if tries.is_multiple_of(10) {
                 let first = items[0].view();

@@ -27,6 +27,7 @@ use crate::ack::budget::Budget;
 use crate::ack::{Acks, TopicPartition};
 use crate::config::Topics;
 use crate::observe::RouteMetrics;
+use crate::plugin::Room;
 use crate::sink::{Outbox, Urgency};
 use crate::source::logs::Logs;
 use crate::stop::{Stop, StopReason};
@@ -67,6 +68,8 @@ pub struct Reading {
     pub logs: Logs,
     /// Sign of life of the control thread.
     pub heartbeat: Heartbeat,
+    /// How many plugins have an instance for each partition.
+    pub per_partition: usize,
 }
 
 impl Reading {
@@ -85,6 +88,12 @@ impl Reading {
         let ends = if self.until_end { Some(self.ends(&probe, &metadata)?) } else { None };
         let at_start = partitions(&metadata, &self.topics);
         drop(probe);
+        if at_start.len() * self.per_partition > Room::PER_PARTITION {
+            tracing::warn!(
+                %route, partitions = at_start.len(), room = Room::PER_PARTITION,
+                "plugins have an instance for each partition, and one process has no room for all: run several"
+            );
+        }
 
         let shared = Arc::new(Shared {
             acks: self.acks,

@@ -151,6 +151,7 @@ impl Running {
             login,
             logs: Logs::default(),
             heartbeat: Heartbeat::new(),
+            per_partition: 0,
         };
         let thread = std::thread::spawn(move || reading.run());
         Running { acks, stop, metrics, inbox, thread, _runtime: runtime }
