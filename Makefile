@@ -5,7 +5,7 @@ RECORDS ?=
 DIR ?=
 MINUTES ?= 10
 
-.PHONY: help setup build test fuzz mutants bench demo lint plugins
+.PHONY: help setup build test languages fuzz mutants bench demo lint plugins
 
 help: ## show these lines
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
@@ -50,6 +50,12 @@ mutants: ## seeded mistakes, one at a time: do the tests catch each? (half an ho
 	@plugins/build.sh
 	@OUT="$(CARGO_TARGET_DIR)/test-components" plugins/build.sh tests/guests/*
 	@tests/mutants.sh
+
+languages: ## plugins in JavaScript and Python, built with the tools of those languages (npm, PyPI)
+	@tests/setup.sh demo
+	@plugins/build.sh
+	@cargo build --quiet --workspace --bin anabranch
+	@tests/languages.sh
 
 demo: ## see the router at work; RECORDS=n ends by itself, DIR=folder keeps the table there
 	@tests/setup.sh demo

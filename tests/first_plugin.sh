@@ -7,7 +7,8 @@ router=${ANABRANCH_BIN:-$CARGO_TARGET_DIR/debug/anabranch}
 work=$(mktemp -d)
 shop=$work/shop
 demo=
-trap '[ -z "$demo" ] || kill "$demo" 2>/dev/null || true; rm -rf "$work"' EXIT
+# Its folder goes after it, or it would wait for its table.
+trap '[ -z "$demo" ] || { kill "$demo" 2>/dev/null && wait "$demo"; } || true; rm -rf "$work"' EXIT
 
 # The blocks between the two markers, one file each.
 awk -v folder="$work" '
