@@ -119,6 +119,8 @@ impl Config {
             .set("compression.codec", self.compression.name())
             // The partition of a key is the one that Java's producer chooses.
             .set("partitioner", "murmur2_random")
+            // What a topic takes is for its broker to say. It refuses a record beyond that, and ends the connection of a request beyond 100 MiB.
+            .set("message.max.bytes", (32 << 20).to_string())
             // What waits here holds its batch's share of the route's budget as well, so a large queue gains nothing.
             .set("queue.buffering.max.kbytes", "65536")
             .set("queue.buffering.max.messages", "200000");
