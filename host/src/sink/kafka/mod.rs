@@ -15,6 +15,7 @@ use std::time::Duration;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer as _};
+use tokio::time::MissedTickBehavior;
 
 pub use self::config::{Compression, Config, Partition, Payload};
 use self::producer::{Producer, Report, Reports, mark};
@@ -29,6 +30,9 @@ use crate::value::{Format, write_json};
 
 /// How long a full queue is waited for before it is looked at again, should no report come.
 const QUEUE_WAIT: Duration = Duration::from_millis(50);
+/// How often brokers that were unreachable are asked whether they are back, and how long that may take.
+const BACK_INTERVAL: Duration = Duration::from_secs(2);
+const BACK_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long a broker may take for one answer, and how often it is asked while nothing speaks against it.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 const PROBES_MAX: usize = 5;
@@ -128,6 +132,8 @@ impl Sink for Kafka {
     async fn run(self, mut inbox: Inbox) -> Result<(), SinkError> {
         let mut line = Line::start(self)?;
         let mut open = true;
+        let mut looks = tokio::time::interval(BACK_INTERVAL);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while open || !line.owed.is_empty() {
             let reports = line.reports.clone();
             tokio::select! {
@@ -137,6 +143,8 @@ impl Sink for Kafka {
                     None => open = false,
                 },
                 reports = reports.take() => line.report(reports)?,
+                // Librdkafka reports when brokers go, not when they come back, and no record may come to find out.
+                _ = looks.tick() => line.ask_whether_back().await,
             }
         }
         line.end().await;
@@ -280,6 +288,19 @@ impl Line {
             }
         }
         Ok(())
+    }
+
+    async fn ask_whether_back(&mut self) {
+        if !self.login.is_down() {
+            return;
+        }
+        let producer = self.producer.clone();
+        // Of all topics: a producer that asks for one by its name has it created.
+        let asked = tokio::task::spawn_blocking(move || producer.client().fetch_metadata(None, BACK_TIMEOUT).is_ok());
+        if asked.await.unwrap_or(false) {
+            self.login.answered();
+            self.sink.surroundings.metrics.up();
+        }
     }
 
     /// A new producer; what the former one owed is read again.
