@@ -59,6 +59,11 @@ impl Pace {
         self.successes.load(Ordering::Relaxed)
     }
 
+    /// Whether no request got through lately.
+    pub fn is_down(&self) -> bool {
+        self.is_down.load(Ordering::Relaxed)
+    }
+
     /// A request got an answer that settles it.
     pub fn succeeded(&self) {
         self.successes.fetch_add(1, Ordering::Relaxed);

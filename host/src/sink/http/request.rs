@@ -364,7 +364,8 @@ impl Requests {
             if self.attempts_max > 0 && tries >= self.attempts_max {
                 return (Verdict::Exhausted { reason }, tries);
             }
-            if tries.is_multiple_of(10) {
+            // While nothing gets through, that is told once, and not of every request.
+            if tries.is_multiple_of(10) && !self.pace.is_down() {
                 let first = items[0].view();
                 let (topic, partition, offset) = (first.topic(), first.partition(), first.offset());
                 tracing::warn!(sink = %self.surroundings.sink, %topic, partition, offset, tries, reason, "a request is still refused, trying on");
