@@ -274,7 +274,7 @@ impl Building {
     fn push(&mut self, record: &Record<'_>) -> usize {
         let batch = &mut self.batch;
         let (key, value) = (record.key(), record.value());
-        let bytes = key.map_or(0, <[u8]>::len) + value.map_or(0, <[u8]>::len);
+        let mut bytes = key.map_or(0, <[u8]>::len) + value.map_or(0, <[u8]>::len);
         batch.offsets.push(record.offset());
         batch.timestamps.push(record.timestamp());
         batch.keys.push(key);
@@ -283,6 +283,7 @@ impl Building {
         let count = record.headers(|name, value| {
             headers.names.push(Some(name));
             headers.values.push(value);
+            bytes += name.len() + value.map_or(0, <[u8]>::len);
         });
         if count > 0 || !headers.ends.is_empty() {
             // The first record with headers gives those before it an empty range.
