@@ -32,6 +32,13 @@ impl Logs {
         self.0.lock().ids.get(topic).cloned()
     }
 
+    /// A topic whose id is another now: it was deleted and made anew.
+    pub fn changed<'a>(&self, now: impl IntoIterator<Item = (&'a String, &'a String)>) -> Option<&'a str> {
+        let state = self.0.lock();
+        let other = now.into_iter().find(|(topic, id)| state.ids.get(*topic).is_some_and(|then| **then != ***id));
+        other.map(|(topic, _)| topic.as_str())
+    }
+
     /// The broker says these ids.
     pub fn set_topic_ids(&self, ids: impl IntoIterator<Item = (String, String)>) {
         self.0.lock().ids.extend(ids.into_iter().map(|(topic, id)| (topic, id.into())));

@@ -41,12 +41,21 @@ pub type Ledgers = HashMap<TopicPartition, Held>;
 pub struct Known<'a> {
     /// The group's offset.
     pub committed: Option<i64>,
+    /// The topic's id when that was committed, where this router did and the broker gave one.
+    pub committed_in: Option<&'a str>,
     /// First offset that the log holds, and the one behind its last; `None`: its leader did not answer.
     pub log: Option<(i64, i64)>,
     /// What ledgers hold.
     pub held: Option<&'a Held>,
     /// The topic's id now.
     pub topic_id: Option<&'a str>,
+}
+
+impl Known<'_> {
+    /// Whether the group's offset is that of an earlier topic of the same name.
+    pub fn is_made_anew(&self) -> bool {
+        self.committed_in.zip(self.topic_id).is_some_and(|(then, now)| then != now)
+    }
 }
 
 /// Where a partition begins.
@@ -65,6 +74,18 @@ pub enum Decided {
 /// # Errors
 /// Explains why nobody but the user can tell, and what to write to say it.
 pub fn decide(route: &str, name: &TopicPartition, known: &Known<'_>, rule: OutOfRange) -> Result<Decided, String> {
+    if let Some(offset) = known.committed
+        && known.is_made_anew()
+    {
+        return match (rule, known.log) {
+            (OutOfRange::Earliest, Some((first, _))) => Ok(Decided::Other(first)),
+            (OutOfRange::Latest, Some((_, end))) => Ok(Decided::Other(end)),
+            _ => Err(format!(
+                "{name}: the group's offset {offset} is one of an earlier topic of this name: {}",
+                made_anew(route, &name.topic)
+            )),
+        };
+    }
     let (offset, whose) = match (known.committed, known.held) {
         (Some(offset), _) => (offset, "the group's offset".to_owned()),
         (None, Some(held)) => {
@@ -105,6 +126,14 @@ pub fn out_of_range(route: &str, name: &TopicPartition, whose: &str, offset: i64
     )
 }
 
+/// Why an offset of a topic that was deleted is no place to go on, and what to choose.
+pub fn made_anew(route: &str, topic: &str) -> String {
+    format!(
+        "topic {topic:?} was deleted and made anew, and its records are others; choose where to go on: `out_of_range = \"earliest\"` in \
+         [route.{route}] reads it from its oldest record, \"latest\" begins behind its newest"
+    )
+}
+
 /// Why a ledger that is ahead of its partition is no reason to drop records.
 pub fn ahead(name: &TopicPartition, held: i64, end: i64) -> String {
     format!(
@@ -126,15 +155,26 @@ pub fn other_topic(name: &TopicPartition, held: i64) -> String {
 /// Most bytes of a note: brokers take 4096 by default (`offset.metadata.max.bytes`).
 const NOTE_BYTES_MAX: usize = 3500;
 
-/// What is committed beside an offset: what ledgers hold by then. Where it is too much, those that hold the most recent records stay.
-pub fn note(holds: &Holds) -> String {
-    if holds.is_empty() {
-        return String::new();
+/// What stands beside a committed offset.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Note {
+    /// What ledgers held by then.
+    pub holds: Holds,
+    /// The topic's id.
+    pub topic_id: Option<String>,
+}
+
+/// What is committed beside an offset: what ledgers hold by then, and which topic it is. Where it is too much, those ledgers stay that
+/// hold the most recent records.
+pub fn note(holds: &Holds, topic_id: Option<&str>) -> String {
+    let mut note = serde_json::Map::new();
+    if let Some(id) = topic_id {
+        note.insert("topic_id".to_owned(), id.into());
     }
     let mut newest: Vec<_> = holds.iter().collect();
     newest.sort_by_key(|(_, last)| std::cmp::Reverse(**last));
     let mut kept = serde_json::Map::new();
-    let mut bytes = 16;
+    let mut bytes = 64;
     for (place, last) in newest {
         // Quotes, colon, comma and the digits of any offset.
         bytes += place.len() + 24;
@@ -143,14 +183,18 @@ pub fn note(holds: &Holds) -> String {
         }
         kept.insert(place.to_string(), (*last).into());
     }
-    serde_json::json!({ "ledgers": kept }).to_string()
+    if !kept.is_empty() {
+        note.insert("ledgers".to_owned(), kept.into());
+    }
+    if note.is_empty() { String::new() } else { serde_json::Value::from(note).to_string() }
 }
 
 /// What a note says; nothing where another program wrote it.
-pub fn read_note(text: &str) -> Holds {
-    let Ok(note) = serde_json::from_str::<serde_json::Value>(text) else { return Holds::new() };
+pub fn read_note(text: &str) -> Note {
+    let Ok(note) = serde_json::from_str::<serde_json::Value>(text) else { return Note::default() };
     let ledgers = note["ledgers"].as_object().into_iter().flatten();
-    ledgers.filter_map(|(place, last)| Some((place.as_str().into(), last.as_i64()?))).collect()
+    let holds = ledgers.filter_map(|(place, last)| Some((place.as_str().into(), last.as_i64()?))).collect();
+    Note { holds, topic_id: note["topic_id"].as_str().map(str::to_owned) }
 }
 
 #[cfg(test)]
@@ -169,7 +213,7 @@ mod tests {
     fn the_groups_offset_counts_whatever_ledgers_hold() {
         for next in [10, 50, 1000] {
             let ledger = held(next, Some("another"));
-            let known = Known { committed: Some(20), log: Some((0, 100)), held: Some(&ledger), topic_id: Some("id") };
+            let known = Known { committed: Some(20), log: Some((0, 100)), held: Some(&ledger), topic_id: Some("id"), ..Known::default() };
             assert_eq!(decide("r", &name(), &known, OutOfRange::Stop), Ok(Decided::Group(20)));
         }
         let unanswered = Known { committed: Some(20), ..Known::default() };
@@ -214,16 +258,33 @@ mod tests {
     }
 
     #[test]
+    fn an_offset_of_an_earlier_topic_of_the_same_name_stops_and_asks_though_the_log_holds_it() {
+        let known = Known { committed: Some(50), committed_in: Some("then"), log: Some((0, 100)), topic_id: Some("now"), held: None };
+        let text = decide("r", &name(), &known, OutOfRange::Stop).unwrap_err();
+        assert!(text.contains("orders/3") && text.contains("made anew") && text.contains("out_of_range"), "{text}");
+        assert_eq!(decide("r", &name(), &known, OutOfRange::Earliest), Ok(Decided::Other(0)));
+        assert_eq!(decide("r", &name(), &known, OutOfRange::Latest), Ok(Decided::Other(100)));
+        for (then, now) in [(Some("now"), Some("now")), (None, Some("now")), (Some("then"), None)] {
+            let known = Known { committed_in: then, topic_id: now, ..known };
+            assert_eq!(decide("r", &name(), &known, OutOfRange::Stop), Ok(Decided::Group(50)), "{then:?} {now:?}");
+        }
+    }
+
+    #[test]
     fn a_note_says_what_ledgers_hold_and_stays_short() {
         let holds = Holds::from([("lake#1".into(), 12), ("lake#2".into(), 7)]);
-        assert_eq!(read_note(&note(&holds)), holds);
+        for (holds, id) in [(&holds, Some("id")), (&holds, None), (&Holds::new(), Some("id")), (&Holds::new(), None)] {
+            let read = Note { holds: holds.clone(), topic_id: id.map(str::to_owned) };
+            assert_eq!(read_note(&note(holds, id)), read);
+        }
+        assert_eq!(note(&Holds::new(), None), "");
         let many: Holds = (0..1000).map(|at| (format!("a-sink-with-a-name#{at:08x}").into(), at)).collect();
-        let text = note(&many);
+        let text = note(&many, Some("MkU3OEVBNTcwNTJENDM2Qk"));
         assert!(text.len() <= 4096, "{}", text.len());
-        let kept = read_note(&text);
+        let kept = read_note(&text).holds;
         assert!(kept.len() > 50 && kept.values().all(|last| *last >= 1000 - kept.len() as i64), "the newest stay");
         for foreign in ["", "consumer-7", "[1]", "{\"ledgers\":3}", "{\"ledgers\":{\"a\":\"b\"}}"] {
-            assert_eq!(read_note(foreign), Holds::new(), "{foreign}");
+            assert_eq!(read_note(foreign), Note::default(), "{foreign}");
         }
     }
 }

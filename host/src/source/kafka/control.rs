@@ -14,8 +14,9 @@ use rdkafka::message::Message as _;
 use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::begin::out_of_range;
+use super::begin::{made_anew, out_of_range};
 use super::group::{Context, LOOKUP_TIMEOUT, to_list};
+use super::native;
 use super::reader::{Ends, ReadError};
 use super::relief::{Relief, one};
 use super::start::{matching, subscribe};
@@ -29,7 +30,7 @@ const WATCH_INTERVAL: Duration = Duration::from_secs(5);
 /// How often brokers that were unreachable are asked whether they are back, and how long that may take.
 const BACK_INTERVAL: Duration = Duration::from_secs(2);
 const BACK_TIMEOUT: Duration = Duration::from_millis(500);
-/// How often topics are matched with the route's pattern, and how long the list of them may take.
+/// How often topics are looked at: whether others match the route's pattern, whether one was made anew. And how long an answer may take.
 const MATCH_INTERVAL: Duration = Duration::from_secs(10);
 const MATCH_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often the group is asked how far other members are.
@@ -120,9 +121,12 @@ impl Control {
                 // A safety net: a partition whose forwarding is lost would be read by nobody.
                 self.forward(&context, &context.shared.acks.slots().into_iter().map(|(_, name, _)| name).collect::<Vec<_>>());
             }
-            if matches!(context.topics, Topics::Regex(_)) && clock.matched.elapsed() >= MATCH_INTERVAL {
+            if clock.matched.elapsed() >= MATCH_INTERVAL && !context.login.is_down() {
                 clock.matched = Instant::now();
-                self.match_topics(&context);
+                if matches!(context.topics, Topics::Regex(_)) {
+                    self.match_topics(&context);
+                }
+                self.compare_topic_ids(&context);
             }
             if context.login.is_down() && clock.asked.elapsed() >= BACK_INTERVAL {
                 self.ask_whether_back(&context);
@@ -204,6 +208,17 @@ impl Control {
         match subscribe(&self.consumer, &topics) {
             Ok(()) => self.topics = topics,
             Err(error) => tracing::warn!(route = %context.rules.route, %error, "no subscription to the topics that match, trying again"),
+        }
+    }
+
+    /// A topic that was made anew has other records at the same offsets; librdkafka goes on in it where the former one was left.
+    fn compare_topic_ids(&self, context: &Context) {
+        let topics: HashSet<Arc<str>> = context.shared.acks.slots().into_iter().map(|(_, name, _)| name.topic).collect();
+        let topics: Vec<&str> = topics.iter().map(|topic| &**topic).collect();
+        let ids = native::topic_ids(&self.consumer, &topics, MATCH_TIMEOUT);
+        if let Some(topic) = context.logs.changed(&ids) {
+            let text = format!("route {:?}: {}", context.rules.route, made_anew(&context.rules.route, topic));
+            context.stop.stop(StopReason::Environment(text));
         }
     }
 
@@ -392,7 +407,7 @@ impl Control {
         }
         let queue = context.queue.lock();
         let Some(queue) = &*queue else { return };
-        if let Err(error) = queue.commit(&to_list(&due)) {
+        if let Err(error) = queue.commit(&to_list(&due, &context.logs)) {
             tracing::warn!(route = %context.rules.route, %error, "commit not sent, due again");
             let names: Vec<_> = due.into_iter().map(|due| due.name).collect();
             context.shared.acks.commit_failed(&names);

@@ -16,7 +16,7 @@ use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::types::{RDKafkaErrorCode, RDKafkaRespErr};
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::begin::{Decided, Known, Ledgers, Start, decide, note, read_note};
+use super::begin::{Decided, Known, Ledgers, Note, Start, decide, made_anew, note, read_note};
 use super::client::Login;
 use super::heartbeat::Heartbeat;
 use super::native;
@@ -144,7 +144,7 @@ impl ConsumerContext for Context {
 struct Committed {
     name: TopicPartition,
     offset: Option<i64>,
-    holds: Holds,
+    note: Note,
 }
 
 impl Context {
@@ -229,7 +229,7 @@ impl Context {
 
     /// Commits and waits for the answer.
     pub fn commit_now(&self, consumer: &BaseConsumer<Self>, due: &[Committable]) {
-        match consumer.commit(&to_list(due), CommitMode::Sync) {
+        match consumer.commit(&to_list(due, &self.logs), CommitMode::Sync) {
             Ok(()) => {
                 for due in due {
                     self.shared.metrics.committed(&due.name.topic, due.name.partition, due.offset);
@@ -252,6 +252,11 @@ impl Context {
             self.patiently("committed offsets", || committed(consumer, partitions.clone()).map_err(|error| error.to_string()))?;
         let topics: HashSet<&str> = committed.iter().map(|committed| &*committed.name.topic).collect();
         let ids = native::topic_ids(consumer, &topics.into_iter().collect::<Vec<_>>(), QUICK_TIMEOUT);
+        // Partitions that stay go on at their positions, which would be those of another topic.
+        let stay: HashSet<Arc<str>> = self.shared.acks.slots().into_iter().map(|(_, name, _)| name.topic).collect();
+        if let Some(topic) = self.logs.changed(ids.iter().filter(|(topic, _)| stay.contains(topic.as_str()))) {
+            return Err(made_anew(&self.rules.route, topic));
+        }
         self.logs.set_topic_ids(ids);
         let logs = ranges(consumer, committed.iter().map(|committed| &committed.name)).unwrap_or_default();
         let ledgers = if committed.iter().all(|committed| committed.offset.is_some()) {
@@ -260,20 +265,27 @@ impl Context {
             self.patiently("ledgers", &self.rules.ledgers)?
         };
         let mut beginnings = Vec::with_capacity(committed.len());
-        for Committed { name, offset, holds } in committed {
-            let mut log = logs.get(&name).copied();
-            if offset.is_none() && log.is_none() {
-                log = Some(self.range(consumer, &name)?);
-            }
+        for Committed { name, offset, note } in committed {
             let id = self.logs.topic_id(&name.topic);
-            let known = Known { committed: offset, log, held: ledgers.get(&name), topic_id: id.as_deref() };
+            let mut known = Known {
+                committed: offset,
+                committed_in: note.topic_id.as_deref(),
+                log: logs.get(&name).copied(),
+                held: ledgers.get(&name),
+                topic_id: id.as_deref(),
+            };
+            if (offset.is_none() || known.is_made_anew()) && known.log.is_none() {
+                known.log = Some(self.range(consumer, &name)?);
+            }
+            // What ledgers held of an earlier topic says nothing of this one.
+            let holds = if known.is_made_anew() { Holds::new() } else { note.holds.clone() };
             let (start, committed) = match decide(&self.rules.route, &name, &known, self.rules.out_of_range)? {
                 Decided::Group(offset) => (offset, true),
                 Decided::Other(offset) => {
                     tracing::info!(route = %self.rules.route, partition = %name, offset, "begins without a usable offset of the group");
                     (offset, false)
                 }
-                Decided::Configured => (self.configured_start(consumer, &name, log)?, false),
+                Decided::Configured => (self.configured_start(consumer, &name, known.log)?, false),
             };
             beginnings.push((name, start, Beginning { start: Some(start), committed, holds }));
         }
@@ -366,7 +378,7 @@ fn committed<C: ConsumerContext>(consumer: &BaseConsumer<C>, partitions: TopicPa
     let notes = native::metadata(&list);
     let elements = list.elements().into_iter().zip(notes).map(|(element, note)| {
         element.error()?;
-        Ok(Committed { name: named(element.topic(), element.partition()), offset: offset_of(element.offset()), holds: read_note(&note) })
+        Ok(Committed { name: named(element.topic(), element.partition()), offset: offset_of(element.offset()), note: read_note(&note) })
     });
     elements.collect()
 }
@@ -398,12 +410,12 @@ fn ranges<'a, C: ConsumerContext>(
 }
 
 /// As librdkafka commits it.
-pub fn to_list(due: &[Committable]) -> TopicPartitionList {
+pub fn to_list(due: &[Committable], logs: &Logs) -> TopicPartitionList {
     let mut list = TopicPartitionList::with_capacity(due.len());
     for Committable { name, offset, holds } in due {
         // Fails only for offsets that no partition can have.
         let _ = list.add_partition_offset(&name.topic, name.partition, Offset::Offset(*offset));
-        let note = note(holds);
+        let note = note(holds, logs.topic_id(&name.topic).as_deref());
         if !note.is_empty()
             && let Some(mut element) = list.find_partition(&name.topic, name.partition)
         {

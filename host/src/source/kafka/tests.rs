@@ -63,7 +63,7 @@ impl Cluster {
     fn commit(&self, partition: i32, offset: i64, holds: &Holds) {
         let mut list = TopicPartitionList::new();
         list.add_partition_offset("orders", partition, Offset::Offset(offset)).unwrap();
-        list.find_partition("orders", partition).unwrap().set_metadata(note(holds));
+        list.find_partition("orders", partition).unwrap().set_metadata(note(holds, None));
         self.asker().commit(&list, CommitMode::Sync).unwrap();
     }
 
@@ -72,7 +72,7 @@ impl Cluster {
         let mut list = TopicPartitionList::new();
         list.add_partition("orders", partition);
         let list = self.asker().committed_offsets(list, PATIENCE).unwrap();
-        let holds = read_note(&native::metadata(&list)[0]);
+        let holds = read_note(&native::metadata(&list)[0]).holds;
         match list.elements()[0].offset() {
             Offset::Offset(offset) => (Some(offset), holds),
             _ => (None, holds),
