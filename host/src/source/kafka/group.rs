@@ -125,7 +125,12 @@ impl ConsumerContext for Context {
             // Nothing had to be committed.
             Err(KafkaError::ConsumerCommit(RDKafkaErrorCode::NoOffset)) => (),
             Err(error) => {
-                tracing::warn!(route = %self.rules.route, %error, "commit refused, due again");
+                if self.login.is_down() {
+                    // Part of an outage that was told already.
+                    tracing::debug!(route = %self.rules.route, %error, "commit refused, due again");
+                } else {
+                    tracing::warn!(route = %self.rules.route, %error, "commit refused, due again");
+                }
                 let names: Vec<_> = elements.iter().map(|element| named(element.topic(), element.partition())).collect();
                 self.shared.acks.commit_failed(&names);
             }
