@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use super::columns::merge;
 use super::files::{local_path, sync};
+use super::ledger::name_of;
 use super::table::{DECISION, NONCE, TOPICS, Table, TableError, chain};
 
 /// Attempts in a row that lose to other writers before the caller hears of it.
@@ -108,6 +109,7 @@ pub async fn commit(table: &mut Table, flush: &mut Flush) -> Result<Version, Com
             return Ok(version);
         }
         compare(table, &flush.positions)?;
+        look_whether_restored(table, &flush.positions).await?;
         let actions = actions(table, flush)?;
         flush.progress = Progress::Unsure;
         let Err(error) = attempt(table, flush, actions).await? else {
@@ -138,6 +140,20 @@ fn compare(table: &Table, positions: &[Position]) -> Result<(), CommitError> {
         return Err(if held > position.expected { CommitError::Moved(text) } else { CommitError::Restored(text) });
     }
     Ok(())
+}
+
+/// `RESTORE` takes rows back and leaves the ledger as it is.
+async fn look_whether_restored(table: &mut Table, positions: &[Position]) -> Result<(), CommitError> {
+    let Some(ours) = positions.first().and_then(|position| name_of(&position.app_id)).filter(|_| table.may_be_restored) else {
+        return Ok(());
+    };
+    match table.taken_back(|app_id| name_of(app_id) == Some(ours)).await? {
+        Some((version, restored)) => Err(CommitError::Restored(format!("its version {version} restored version {restored}"))),
+        None => {
+            table.may_be_restored = false;
+            Ok(())
+        }
+    }
 }
 
 fn actions(table: &Table, flush: &Flush) -> Result<Vec<Action>, CommitError> {

@@ -14,7 +14,7 @@ use url::Url;
 use super::columns::{columns, extend};
 use super::config::OnDoubt;
 use super::flush::Waits;
-use super::ledger::Positions;
+use super::ledger::{Ledger, Positions};
 use super::read::check_table;
 use super::rows::TableRows;
 use super::settings::Settings;
@@ -92,6 +92,9 @@ impl Known {
         };
         metrics.up();
         check_table(&table, &settings.partition_by).map_err(located)?;
+        if !around.takes_letters {
+            not_restored(&table, settings, around).await?;
+        }
         let state = table.state().map_err(|error| located(error.to_string()))?;
         let mut columns = state.schema().as_ref().clone();
         if !settings.columns.is_empty() {
@@ -135,6 +138,27 @@ impl Known {
         }
         self.checkpoint = table.version();
         Some(table.clone())
+    }
+}
+
+/// The table must not have been restored to a version before the sink's last commit.
+async fn not_restored(table: &Table, settings: &Settings, around: &Surroundings) -> Result<(), Unusable> {
+    let ledger = Ledger::new(settings.ledger.as_deref(), &around.group, &around.sink);
+    let taken_back = table.taken_back(|app_id| ledger.partition(app_id).is_some()).await;
+    let Some((version, restored)) = taken_back.map_err(|error| Unusable::Environment(error.to_string()))? else { return Ok(()) };
+    let text = format!(
+        "version {version} of the table at {} restored version {restored}, and with it rows went that this sink wrote since",
+        table.store().root_url()
+    );
+    match settings.restored {
+        OnDoubt::Accept => {
+            tracing::warn!(sink = %around.sink, "{text}: accepted, those rows stay missing");
+            Ok(())
+        }
+        OnDoubt::Stop => Err(Unusable::Environment(format!(
+            "{text}: set `restored = \"accept\"` to go on, and move the group's offsets back and give the sink another `ledger` if those rows are to \
+             be written again"
+        ))),
     }
 }
 

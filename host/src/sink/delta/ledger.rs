@@ -59,6 +59,11 @@ impl Ledger {
     }
 }
 
+/// The name of the ledger that an application id belongs to, whosever it is.
+pub fn name_of(app_id: &str) -> Option<&str> {
+    Some(app_id.rsplit_once('/')?.0.rsplit_once('/')?.0)
+}
+
 /// What one pass over a table's log says.
 #[derive(Debug, Default)]
 pub struct Replay {

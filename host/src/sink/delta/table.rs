@@ -75,6 +75,8 @@ pub struct Table {
     pub positions: Positions,
     /// Version of the last checkpoint that is known.
     pub checkpoint: Option<Version>,
+    /// Others may have restored an older version since the table was opened: see [`Table::taken_back`].
+    pub may_be_restored: bool,
 }
 
 impl std::fmt::Debug for Table {
@@ -125,12 +127,34 @@ pub struct Brought {
     pub topics: HashMap<String, String>,
 }
 
+/// What is new in some versions.
+#[derive(Debug, Default)]
+struct News {
+    /// The version with the nonce.
+    found: Option<Version>,
+    /// Positions that moved.
+    positions: Vec<(String, i64)>,
+    /// Whether one restored an older version.
+    restores: bool,
+}
+
 impl Entry {
     fn brought(&self) -> Brought {
         let decision = self.info.get(DECISION).and_then(Value::as_str).map(str::to_owned);
         let topics = self.info.get(TOPICS).and_then(Value::as_object).into_iter().flatten();
         let topics = topics.filter_map(|(topic, id)| Some((topic.clone(), id.as_str()?.to_owned()))).collect();
         Brought { decision, topics }
+    }
+
+    /// Which version this one restored (`RESTORE TABLE`); 0 where it does not say.
+    fn restored(&self) -> Option<Version> {
+        if self.info.get("operation").and_then(Value::as_str) != Some("RESTORE") {
+            return None;
+        }
+        // Spark writes parameters as text.
+        let version = self.info.get("operationParameters").map(|parameters| &parameters["version"]);
+        let number = version.and_then(|version| version.as_u64().or_else(|| version.as_str()?.parse().ok()));
+        Some(number.unwrap_or_default())
     }
 }
 
@@ -154,7 +178,7 @@ impl Table {
             .await
             .map_err(|error| TableError::Unavailable(error.to_string()))?
             .map_err(|error| TableError::Unavailable(chain(&error)))?;
-        Ok(Some(Table { store, table, positions: replay.positions, checkpoint: replay.checkpoint }))
+        Ok(Some(Table { store, table, positions: replay.positions, checkpoint: replay.checkpoint, may_be_restored: false }))
     }
 
     /// Opens the table, or creates it with these columns. Two that create it at once end up with the same one.
@@ -228,41 +252,37 @@ impl Table {
             // The version that we know is gone: the table was restored, or created again. Or the place does not answer.
             self.reload().await?;
             let from = if self.version() > base { base + 1 } else { 0 };
-            return Ok(self.read(from, self.version(), nonce).await?.and_then(|(found, _)| found));
+            return Ok(self.read(from, self.version(), nonce).await?.and_then(|news| news.found));
         };
         if latest == base {
             return Ok(None);
         }
         match self.read(base + 1, latest, nonce).await? {
-            Some((found, news)) => {
+            Some(news) => {
                 self.table.update_incremental(Some(latest)).await?;
-                self.positions.extend(news);
-                Ok(found)
+                self.positions.extend(news.positions);
+                self.may_be_restored |= news.restores;
+                Ok(news.found)
             }
             None => self.reload().await.map(|()| None),
         }
     }
 
-    /// The version with `nonce`, and the positions that moved; `None`: an entry is not in the log any more.
-    async fn read(
-        &self,
-        from: Version,
-        to: Version,
-        nonce: Option<&str>,
-    ) -> Result<Option<(Option<Version>, Vec<(String, i64)>)>, TableError> {
-        let mut found = None;
-        let mut news = Vec::new();
+    /// What is new in these versions; `None`: an entry is not in the log any more.
+    async fn read(&self, from: Version, to: Version, nonce: Option<&str>) -> Result<Option<News>, TableError> {
+        let mut news = News::default();
         if to.saturating_sub(from) > VERSIONS_BACK_MAX {
             return Ok(None);
         }
         for version in from..=to {
             let Some(entry) = self.entry(version).await? else { return Ok(None) };
             if nonce.is_some() && entry.info.get(NONCE).and_then(Value::as_str) == nonce {
-                found = Some(version);
+                news.found = Some(version);
             }
-            news.extend(entry.positions);
+            news.restores |= entry.restored().is_some();
+            news.positions.extend(entry.positions);
         }
-        Ok(Some((found, news)))
+        Ok(Some(news))
     }
 
     /// Loads the table anew.
@@ -272,7 +292,7 @@ impl Table {
     pub async fn reload(&mut self) -> Result<(), TableError> {
         match Table::open(self.store.clone()).await? {
             Some(table) => {
-                *self = table;
+                *self = Table { may_be_restored: true, ..table };
                 Ok(())
             }
             None => Err(TableError::Unavailable(format!("the table at {} is gone", self.store.root_url()))),
@@ -290,6 +310,41 @@ impl Table {
             if entry.positions.iter().any(|(id, _)| id == app_id) {
                 return Ok(Some(entry.brought()));
             }
+        }
+        Ok(None)
+    }
+
+    /// Where a version was restored that is older than the last commit of a ledger, so that its rows are gone though its positions are
+    /// not: the version that restored, and the restored one. Commits of the ledger since then mean that this was accepted.
+    ///
+    /// # Errors
+    /// Where the log cannot be read.
+    pub async fn taken_back(&self, is_ours: impl Fn(&str) -> bool) -> Result<Option<(Version, Version)>, TableError> {
+        if !self.positions.keys().any(|app_id| is_ours(app_id)) {
+            return Ok(None);
+        }
+        let is_ours = |entry: &Entry| entry.positions.iter().any(|(app_id, _)| is_ours(app_id));
+        let mut version = self.version();
+        for _ in 0..VERSIONS_BACK_MAX {
+            // What was cleaned up says nothing any more.
+            let Some(entry) = self.entry(version).await? else { break };
+            if is_ours(&entry) {
+                break;
+            }
+            let Some(restored) = entry.restored() else {
+                let Some(before) = version.checked_sub(1) else { break };
+                version = before;
+                continue;
+            };
+            for between in (restored + 1..version).rev().take(VERSIONS_BACK_MAX as usize) {
+                if self.entry(between).await?.is_some_and(|entry| is_ours(&entry)) {
+                    return Ok(Some((version, restored)));
+                }
+            }
+            if restored >= version {
+                break;
+            }
+            version = restored;
         }
         Ok(None)
     }

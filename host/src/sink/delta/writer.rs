@@ -472,7 +472,12 @@ impl Writer {
             done.tokens.into_iter().for_each(Token::settle);
             return Ok(());
         };
+        let is_restored = matches!(failure, Failure::Restored(_));
         let reason = self.reason(failure)?;
+        if is_restored {
+            // Accepted.
+            self.tables.iter_mut().filter_map(|known| known.table.as_mut()).for_each(|table| table.may_be_restored = false);
+        }
         // What was gathered meanwhile counts on rows that are not there.
         let slots: HashSet<Slot> = done.tokens.iter().map(Token::slot).collect();
         done.tokens.into_iter().for_each(|token| token.rewind(reason));
