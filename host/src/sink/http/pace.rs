@@ -2,7 +2,7 @@
 //!
 //! Invariant: no request starts before the moment that the host named; one log line per change of state.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
@@ -14,6 +14,8 @@ use crate::observe::SinkMetrics;
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(600);
 /// Requests that waited for the same moment start within a quarter of the wait, at most within so long.
 const SPREAD_MAX: Duration = Duration::from_secs(1);
+/// A host that fails for less than so long is not told to be down.
+const BLIP_MAX: Duration = Duration::from_millis(100);
 
 /// The state of the host that a sink writes to, shared by its requests.
 #[derive(Debug)]
@@ -21,15 +23,15 @@ pub struct Pace {
     metrics: SinkMetrics,
     /// Until when the host wants no request, and how long the requests then spread.
     hold: Mutex<Option<(Instant, Duration)>>,
-    /// Counts successes, so that a request knows whether others succeed meanwhile.
-    successes: AtomicU64,
+    /// When the first request failed since one succeeded.
+    failing: Mutex<Option<Instant>>,
     is_down: AtomicBool,
 }
 
 impl Pace {
     /// A host that is believed to answer.
     pub fn new(metrics: SinkMetrics) -> Self {
-        Pace { metrics, hold: Mutex::new(None), successes: AtomicU64::new(0), is_down: AtomicBool::new(false) }
+        Pace { metrics, hold: Mutex::new(None), failing: Mutex::new(None), is_down: AtomicBool::new(false) }
     }
 
     /// Waits until the host may be asked. Cancel safe.
@@ -54,11 +56,6 @@ impl Pace {
         }
     }
 
-    /// Successes so far, for [`Pace::failed`].
-    pub fn successes(&self) -> u64 {
-        self.successes.load(Ordering::Relaxed)
-    }
-
     /// Whether no request got through lately.
     pub fn is_down(&self) -> bool {
         self.is_down.load(Ordering::Relaxed)
@@ -66,16 +63,18 @@ impl Pace {
 
     /// A request got an answer that settles it.
     pub fn succeeded(&self) {
-        self.successes.fetch_add(1, Ordering::Relaxed);
+        *self.failing.lock() = None;
         if self.is_down.load(Ordering::Relaxed) && self.is_down.swap(false, Ordering::Relaxed) {
             self.metrics.up();
         }
     }
 
-    /// A request failed `tries` times since there were `before` successes. The host counts as down when no other request
-    /// succeeded meanwhile: a single record that it cannot digest does not make it so.
-    pub fn failed(&self, tries: u32, before: u64, reason: &str) {
-        if tries >= 2 && self.successes() == before && !self.is_down.swap(true, Ordering::Relaxed) {
+    /// A try of a request failed that began at `started`. The host counts as down when a try fails that began a while after another had
+    /// failed, and none succeeded meanwhile: a single record that it cannot digest does not make it so. It may be another request's
+    /// try: where the host asks all to wait, each may have failed once only.
+    pub fn failed(&self, started: Instant, reason: &str) {
+        let since = *self.failing.lock().get_or_insert_with(Instant::now);
+        if started > since + BLIP_MAX && !self.is_down.swap(true, Ordering::Relaxed) {
             self.metrics.down(reason);
         }
     }
@@ -126,15 +125,18 @@ mod tests {
     fn a_host_is_down_only_when_nobody_succeeds() {
         let metrics = SinkMetrics::detached();
         let pace = Pace::new(metrics);
-        let before = pace.successes();
-        pace.failed(1, before, "503");
-        assert!(!pace.is_down.load(Ordering::Relaxed), "one failure is no outage");
+        let is_down = || pace.is_down();
+        let now = Instant::now();
+        let later = now + Duration::from_secs(1);
+        pace.failed(now, "503");
+        pace.failed(now, "503");
+        assert!(!is_down(), "requests that failed together are no outage");
         pace.succeeded();
-        pace.failed(2, before, "503");
-        assert!(!pace.is_down.load(Ordering::Relaxed), "another request succeeded");
-        pace.failed(3, pace.successes(), "503");
-        assert!(pace.is_down.load(Ordering::Relaxed));
+        pace.failed(later, "503");
+        assert!(!is_down(), "another request succeeded");
+        pace.failed(later, "503");
+        assert!(is_down());
         pace.succeeded();
-        assert!(!pace.is_down.load(Ordering::Relaxed));
+        assert!(!is_down());
     }
 }

@@ -340,7 +340,6 @@ impl Requests {
     /// Sends until there is an answer that counts; how often it was sent.
     async fn send(&self, rendered: &Rendered, items: &[Item]) -> (Verdict, u32) {
         let mut tries = 0;
-        let mut before = self.pace.successes();
         loop {
             self.pace.wait().await;
             if items.iter().any(Item::is_abandoned) {
@@ -357,10 +356,7 @@ impl Requests {
             };
             tries += 1;
             self.surroundings.metrics.retries.inc();
-            self.pace.failed(tries, before, &reason);
-            if tries == 1 {
-                before = self.pace.successes();
-            }
+            self.pace.failed(started, &reason);
             if self.attempts_max > 0 && tries >= self.attempts_max {
                 return (Verdict::Exhausted { reason }, tries);
             }
