@@ -119,9 +119,14 @@ impl Broker {
 
     /// A new topic, whose name begins with `name` and is no other test's.
     pub fn topic(&self, name: &str, partitions: i32) -> Topic {
+        self.topic_with(name, partitions, &[])
+    }
+
+    /// The same with settings of its own, such as `cleanup.policy`.
+    pub fn topic_with(&self, name: &str, partitions: i32, settings: &[(&str, &str)]) -> Topic {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("{name}-{}", COUNT.fetch_add(1, Ordering::Relaxed));
-        Topic::create(self.client(), &name, partitions)
+        Topic::create(self.client(), &name, partitions, settings)
     }
 
     /// Kills the broker (SIGKILL); what it stored stays.
@@ -192,6 +197,7 @@ share.coordinator.state.topic.min.isr=1
 group.initial.rebalance.delay.ms=0
 group.min.session.timeout.ms=1000
 log.cleaner.dedupe.buffer.size=10485760
+log.cleaner.backoff.ms=500
 ssl.keystore.type=PEM
 ssl.keystore.location={}
 ssl.truststore.type=PEM

@@ -5,7 +5,9 @@
 
 pub mod artifacts;
 pub mod avro;
+pub mod health;
 pub mod kafka;
+pub mod other_writer;
 pub mod process;
 pub mod receiver;
 pub mod registry;
@@ -13,6 +15,7 @@ pub mod router;
 pub mod security;
 pub mod table;
 pub mod topic;
+pub mod volume;
 pub mod wait;
 
 use std::sync::LazyLock;

@@ -5,14 +5,14 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderMap, Method, Response, Uri};
 use serde_json::Value as Json;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::JoinHandle;
 
 use crate::wait::until;
@@ -33,6 +33,8 @@ pub struct Request {
     pub body: Vec<u8>,
     /// The status that it was answered with.
     pub status: u16,
+    /// When it had come whole.
+    pub at: Instant,
 }
 
 impl Request {
@@ -108,8 +110,18 @@ impl Receiver {
 
     /// Starts one with a rule for its answers.
     pub fn answering(rule: impl FnMut(&Request) -> Answer + Send + 'static) -> Receiver {
+        Receiver::serve(block_on(TcpListener::bind("127.0.0.1:0")).unwrap(), rule)
+    }
+
+    /// The place of one that is down: connections are refused until it is opened, and nobody else gets its port.
+    pub fn closed() -> Closed {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        Closed { address: socket.local_addr().unwrap(), socket }
+    }
+
+    fn serve(listener: TcpListener, rule: impl FnMut(&Request) -> Answer + Send + 'static) -> Receiver {
         let shared = Arc::new(Shared { requests: Mutex::default(), rule: Mutex::new(Box::new(rule)) });
-        let listener = block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
         let service = Router::new().fallback(take).layer(DefaultBodyLimit::disable()).with_state(shared.clone());
         let serving = RUNTIME.spawn(async move { axum::serve(listener, service).await.unwrap() });
@@ -142,6 +154,25 @@ impl Receiver {
     }
 }
 
+/// See [`Receiver::closed`].
+pub struct Closed {
+    address: SocketAddr,
+    socket: TcpSocket,
+}
+
+impl Closed {
+    /// The URL at which it will be.
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    /// Opens it: it answers 200 to everything.
+    pub fn open(self) -> Receiver {
+        const BACKLOG: u32 = 1024;
+        Receiver::serve(block_on(async { self.socket.listen(BACKLOG).unwrap() }), |_| Answer::status(200))
+    }
+}
+
 impl Drop for Receiver {
     fn drop(&mut self) {
         self.serving.abort();
@@ -157,6 +188,7 @@ async fn take(State(shared): State<Arc<Shared>>, method: Method, uri: Uri, heade
         headers: headers.collect(),
         body: body.to_vec(),
         status: 0,
+        at: Instant::now(),
     };
     let answer = (shared.rule.lock().unwrap())(&request);
     request.status = answer.status;

@@ -124,6 +124,19 @@ impl Router {
         self.0.id()
     }
 
+    /// Bytes of memory that it has now (resident set size).
+    pub fn memory(&self) -> u64 {
+        let status = text(&PathBuf::from(format!("/proc/{}/status", self.id())));
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+        line.unwrap_or_else(|| panic!("no VmRSS in {status}")) << 10
+    }
+
+    /// Lines of its log so far that have all of `parts`.
+    pub fn lines_with(&self, parts: &[&str]) -> Vec<String> {
+        let has_all = |line: &&str| parts.iter().all(|part| line.contains(part));
+        self.log().lines().filter(has_all).map(str::to_owned).collect()
+    }
+
     /// Kills it (SIGKILL) and waits until it is gone.
     ///
     /// # Panics

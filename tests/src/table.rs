@@ -82,8 +82,16 @@ pub fn rows(folder: &Path) -> Vec<Row> {
 
 /// One column of 64-bit integers; quick for large tables. None where there is no table yet.
 pub fn longs(folder: &Path, column: &str) -> Vec<i64> {
+    if !is_there(folder) {
+        return Vec::new();
+    }
+    longs_of(folder, &open(folder), column)
+}
+
+/// The same of the version that was opened.
+pub fn longs_of(folder: &Path, table: &DeltaTable, column: &str) -> Vec<i64> {
     let mut values = Vec::new();
-    for (file, _) in files(folder) {
+    for (file, _) in files_of(folder, table) {
         let builder = ParquetRecordBatchReaderBuilder::try_new(File::open(&file).unwrap()).unwrap();
         let mask = ProjectionMask::columns(builder.parquet_schema(), [column]);
         for batch in builder.with_projection(mask).build().unwrap() {
@@ -103,6 +111,12 @@ pub fn count(folder: &Path) -> usize {
     count.sum()
 }
 
+/// Whether there is a table: the folder of its log is made before the first entry.
+fn is_there(folder: &Path) -> bool {
+    let entries = std::fs::read_dir(folder.join("_delta_log"));
+    entries.into_iter().flatten().any(|entry| entry.unwrap().path().extension().is_some_and(|end| end == "json"))
+}
+
 /// The table in a folder, opened now.
 pub fn open(folder: &Path) -> DeltaTable {
     let url = Url::from_directory_path(folder).unwrap();
@@ -111,10 +125,13 @@ pub fn open(folder: &Path) -> DeltaTable {
 
 /// Data files, each with the values of the partition columns, as text.
 fn files(folder: &Path) -> Vec<(std::path::PathBuf, Row)> {
-    if !folder.join("_delta_log").is_dir() {
+    if !is_there(folder) {
         return Vec::new();
     }
-    let table = open(folder);
+    files_of(folder, &open(folder))
+}
+
+fn files_of(folder: &Path, table: &DeltaTable) -> Vec<(std::path::PathBuf, Row)> {
     let state = table.snapshot().unwrap();
     let log = state.log_data();
     let files = log.iter().map(|file| {

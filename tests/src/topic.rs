@@ -1,6 +1,7 @@
 //! Topics: what a test writes to them, reads from them, and asks of consumer groups.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
@@ -13,10 +14,12 @@ use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 use crate::block_on;
-use crate::wait::{poll, until};
+use crate::wait::{poll, until, until_true};
 
 /// How long the broker may take for one answer, or for all that was sent.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
+/// Largest record that is sent, in bytes.
+const RECORD_MAX: &str = "20000000";
 
 /// A record: to be sent, or as it was read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -53,6 +56,21 @@ impl Record {
     }
 }
 
+/// A transaction that is open.
+pub struct Transaction(BaseProducer);
+
+impl Transaction {
+    /// Its records are there from now on.
+    pub fn commit(self) {
+        self.0.commit_transaction(ANSWER_MAX).unwrap();
+    }
+
+    /// Its records were never there.
+    pub fn abort(self) {
+        self.0.abort_transaction(ANSWER_MAX).unwrap();
+    }
+}
+
 /// A topic of one test.
 #[derive(Debug)]
 pub struct Topic {
@@ -63,22 +81,75 @@ pub struct Topic {
 }
 
 impl Topic {
-    pub(crate) fn create(client: ClientConfig, name: &str, partitions: i32) -> Topic {
-        let admin: AdminClient<DefaultClientContext> = client.create().unwrap();
-        let new = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
-        let options = AdminOptions::new().operation_timeout(Some(ANSWER_MAX)).request_timeout(Some(ANSWER_MAX));
+    pub(crate) fn create(client: ClientConfig, name: &str, partitions: i32, settings: &[(&str, &str)]) -> Topic {
+        let topic = Topic { client, name: name.to_owned(), partitions };
+        topic.create_again(settings);
+        topic
+    }
+
+    /// Creates it with these settings; as a new topic of the same name where it was deleted.
+    pub fn create_again(&self, settings: &[(&str, &str)]) {
+        let (admin, options) = self.admin();
+        let mut new = NewTopic::new(&self.name, self.partitions, TopicReplication::Fixed(1));
+        for (name, value) in settings {
+            new = new.set(name, value);
+        }
         for result in block_on(admin.create_topics([&new], &options)).unwrap() {
             result.unwrap_or_else(|(topic, code)| panic!("topic {topic}: {code}"));
         }
-        Topic { client, name: name.to_owned(), partitions }
+    }
+
+    /// Deletes it, and waits until the broker does not know it any more.
+    pub fn delete(&self) {
+        let (admin, options) = self.admin();
+        for result in block_on(admin.delete_topics(&[&self.name], &options)).unwrap() {
+            result.unwrap_or_else(|(topic, code)| panic!("topic {topic}: {code}"));
+        }
+        until_true(&format!("topic {} to be gone", self.name), ANSWER_MAX, || {
+            let metadata = admin.inner().fetch_metadata(None, ANSWER_MAX).unwrap();
+            metadata.topics().iter().all(|topic| topic.name() != self.name)
+        });
+    }
+
+    /// Deletes the records of a partition before an offset, as retention does.
+    pub fn delete_before(&self, partition: i32, offset: i64) {
+        let (admin, options) = self.admin();
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(&self.name, partition, Offset::Offset(offset)).unwrap();
+        let answer = block_on(admin.delete_records(&list, &options)).unwrap();
+        for element in answer.elements() {
+            element.error().unwrap_or_else(|error| panic!("topic {}: {error}", self.name));
+        }
+    }
+
+    fn admin(&self) -> (AdminClient<DefaultClientContext>, AdminOptions) {
+        let options = AdminOptions::new().operation_timeout(Some(ANSWER_MAX)).request_timeout(Some(ANSWER_MAX));
+        (self.client.create().unwrap(), options)
     }
 
     /// Sends records, in order, and returns when the broker has all of them.
     pub fn send(&self, records: impl IntoIterator<Item = Record>) {
         let mut client = self.client.clone();
-        let producer: BaseProducer = client.set("enable.idempotence", "true").set("linger.ms", "5").create().unwrap();
+        // What a topic takes is for the topic to say.
+        client.set("enable.idempotence", "true").set("linger.ms", "5").set("message.max.bytes", RECORD_MAX);
+        let producer: BaseProducer = client.create().unwrap();
+        self.send_all(&producer, records);
+    }
+
+    /// Begins a transaction with these records, which the broker has then.
+    pub fn begin_transaction(&self, records: impl IntoIterator<Item = Record>) -> Transaction {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let id = format!("{}-{}", self.name, COUNT.fetch_add(1, Ordering::Relaxed));
+        let producer: BaseProducer = self.client.clone().set("transactional.id", id).create().unwrap();
+        producer.init_transactions(ANSWER_MAX).unwrap();
+        producer.begin_transaction().unwrap();
+        self.send_all(&producer, records);
+        Transaction(producer)
+    }
+
+    fn send_all(&self, producer: &BaseProducer, records: impl IntoIterator<Item = Record>) {
         for record in records {
-            self.send_one(&producer, &record);
+            self.send_one(producer, &record);
         }
         producer.flush(ANSWER_MAX).unwrap();
         assert_eq!(producer.in_flight_count(), 0);
@@ -121,7 +192,10 @@ impl Topic {
     pub fn committed(&self, group: &str) -> BTreeMap<i32, i64> {
         let mut list = TopicPartitionList::new();
         list.add_partition_range(&self.name, 0, self.partitions - 1);
-        let committed = self.consumer(group).committed_offsets(list, ANSWER_MAX).unwrap();
+        let consumer = self.consumer(group);
+        // A broker that just started may not know yet who keeps the group.
+        let answer = || consumer.committed_offsets(list.clone(), ANSWER_MAX).ok();
+        let committed = until("committed offsets", ANSWER_MAX, answer);
         let elements = committed.elements();
         elements.iter().filter_map(|element| Some((element.partition(), element.offset().to_raw().filter(|raw| *raw >= 0)?))).collect()
     }
@@ -147,7 +221,10 @@ impl Topic {
     /// All records that are there now, partition by partition.
     pub fn records(&self) -> Vec<Record> {
         let ends = self.ends();
-        let consumer = self.consumer("none");
+        // Behind the last record there may be more offsets: of transactions, and of what was compacted.
+        let mut client = self.client.clone();
+        client.set("group.id", "none").set("enable.auto.commit", "false").set("isolation.level", "read_committed");
+        let consumer: BaseConsumer = client.set("enable.partition.eof", "true").create().unwrap();
         let mut list = TopicPartitionList::new();
         for (partition, _) in ends.iter().filter(|(_, end)| **end > 0) {
             list.add_partition_offset(&self.name, *partition, Offset::Beginning).unwrap();
@@ -159,11 +236,10 @@ impl Topic {
         while !open.is_empty() {
             assert!(started.elapsed() < ANSWER_MAX, "topic {}: {open:?} are not read to their end", self.name);
             let Some(message) = consumer.poll(Duration::from_millis(100)) else { continue };
-            let message = message.unwrap();
-            if open.get(&message.partition()).is_some_and(|end| message.offset() + 1 >= *end) {
-                open.remove(&message.partition());
+            match message {
+                Err(KafkaError::PartitionEOF(partition)) => _ = open.remove(&partition),
+                message => records.push(record(&message.unwrap())),
             }
-            records.push(record(&message));
         }
         records.sort_by_key(|record| (record.partition, record.offset));
         records

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use anabranch_tests::avro::Avro;
 use anabranch_tests::kafka::Broker;
+use anabranch_tests::receiver::Receiver;
 use anabranch_tests::registry::Registry;
 use anabranch_tests::topic::{Record, Topic};
 use apache_avro::types::Value;
@@ -60,6 +61,11 @@ pub fn order(avro: &Avro, id: i64) -> Record {
 
 /// A source, and a route `orders` from this topic with a group of the topic's name.
 pub fn config(topic: &Topic, tables: &str, route: &str) -> String {
+    config_at(&Broker::shared().plaintext(), topic, tables, route)
+}
+
+/// The same at another broker.
+pub fn config_at(brokers: &str, topic: &Topic, tables: &str, route: &str) -> String {
     format!(
         "[source.shop.kafka]
 brokers = [\"{brokers}\"]
@@ -71,9 +77,19 @@ group = \"{name}\"
 commit_interval = \"200 ms\"
 {route}
 ",
-        brokers = Broker::shared().plaintext(),
         name = topic.name,
     )
+}
+
+/// An order as JSON text, which needs no registry.
+pub fn plain(id: i64) -> Record {
+    Record::keyed(id.to_string(), json!({ "id": id }).to_string())
+}
+
+/// The ids of all orders that came, by requests of one or of many.
+pub fn received(receiver: &Receiver) -> Vec<i64> {
+    let accepted = receiver.requests().into_iter().filter(|request| request.status == 200);
+    accepted.flat_map(|request| request.lines()).map(|line| line["id"].as_i64().unwrap()).collect()
 }
 
 /// How often each id is there.
