@@ -19,8 +19,9 @@ pub trait Transport: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Transport for T {}
 
-/// So many messages are given at once; more wait in the socket.
+/// So many messages are given at once, and so many bytes and one message more; what is left waits in the socket.
 const MESSAGES_MAX: usize = 1024;
+const MESSAGES_BYTES_MAX: usize = 1 << 20;
 
 /// The connection is gone, and why.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -86,6 +87,18 @@ impl Link {
         std::future::poll_fn(|cx| self.poll_receive(cx, into)).await
     }
 
+    /// The same, but waits no longer than until fewer than `room_at` bytes wait to be written. Cancel safe.
+    ///
+    /// # Errors
+    /// As [`Link::receive`].
+    pub async fn receive_or_room(&mut self, into: &mut Vec<Bytes>, room_at: usize) -> Result<(), Lost> {
+        std::future::poll_fn(|cx| match self.poll_receive(cx, into) {
+            Poll::Pending if self.outbound_bytes < room_at => Poll::Ready(Ok(())),
+            received => received,
+        })
+        .await
+    }
+
     /// Waits until everything is written. What arrives meanwhile stays in the socket. Cancel safe.
     ///
     /// # Errors
@@ -97,9 +110,13 @@ impl Link {
     fn poll_receive(&mut self, cx: &mut Context<'_>, into: &mut Vec<Bytes>) -> Poll<Result<(), Lost>> {
         let before = into.len();
         into.extend(self.inbound.drain(..));
-        while into.len() - before < MESSAGES_MAX && self.lost.is_none() {
+        let mut bytes = 0;
+        while into.len() - before < MESSAGES_MAX && bytes < MESSAGES_BYTES_MAX && self.lost.is_none() {
             match self.socket.poll_next_unpin(cx) {
-                Poll::Ready(Some(Ok(Message::Binary(message)))) => into.push(message),
+                Poll::Ready(Some(Ok(Message::Binary(message)))) => {
+                    bytes += message.len();
+                    into.push(message);
+                }
                 // Pings and pongs of the WebSocket are answered by it.
                 Poll::Ready(Some(Ok(_))) => self.is_flushed = false,
                 Poll::Ready(Some(Err(error))) => self.lost = Some(lost(&error)),

@@ -4,6 +4,8 @@
 
 /// Longer paths are no names but mistakes.
 pub const PATH_BYTES_MAX: usize = 8192;
+/// Longer selectors are split into several.
+pub const SELECTOR_BYTES_MAX: usize = 8192;
 /// The branch that belongs to the server.
 const RESERVED: &str = "Diffusion";
 

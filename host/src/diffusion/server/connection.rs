@@ -24,8 +24,6 @@ use crate::diffusion::wire::put_i32;
 
 /// How long a client may take to log in.
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(10);
-/// A session that is so many messages behind is cut.
-const BEHIND_MAX: usize = 65_536;
 /// So much may wait to be written before nothing more of topics is told.
 const WAITING_BYTES_MAX: usize = 1 << 20;
 const UNKNOWN_SERVICE: i32 = 104;
@@ -82,7 +80,7 @@ pub async fn serve(stream: TcpStream, shared: Arc<Shared>) {
         let _ = link.flush().await;
         return;
     }
-    let (sender, notes) = mpsc::channel(BEHIND_MAX);
+    let (sender, notes) = mpsc::channel(shared.options.behind_max.max(1));
     let session = {
         let mut state = shared.state.lock();
         state.sessions += 1;
@@ -162,8 +160,10 @@ impl Connection {
             }
             let due = self.answers.first_key_value().map(|((at, _), _)| *at);
             let has_room = self.link.waiting_bytes() < WAITING_BYTES_MAX;
+            // Room wakes nobody by itself.
+            let room_at = if has_room { 0 } else { WAITING_BYTES_MAX };
             tokio::select! {
-                received = self.link.receive(&mut messages) => {
+                received = self.link.receive_or_room(&mut messages, room_at) => {
                     if received.is_err() {
                         return;
                     }

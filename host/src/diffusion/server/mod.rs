@@ -21,7 +21,7 @@ use tokio::task::JoinSet;
 
 use self::selector::{Selector, SelectorError};
 use self::topics::Topics;
-use crate::diffusion::service::Specification;
+use crate::diffusion::service::{Constraint, Specification};
 
 /// More connections than tests and demos have.
 const CONNECTIONS_MAX: usize = 1000;
@@ -37,6 +37,8 @@ pub struct Options {
     pub ping_period: Option<Duration>,
     /// The longest message that it takes.
     pub message_bytes_max: usize,
+    /// A session that is so many messages behind is cut.
+    pub behind_max: usize,
     /// How many updates it remembers in the order in which they were made: see [`Server::journal`].
     pub journal_max: usize,
 }
@@ -48,6 +50,7 @@ impl Default for Options {
             users: HashMap::new(),
             ping_period: Some(Duration::from_secs(90)),
             message_bytes_max: 256 << 10,
+            behind_max: 65_536,
             journal_max: 0,
         }
     }
@@ -177,6 +180,19 @@ impl Server {
     /// Where it is there with another specification, or the path is none.
     pub fn add(&self, path: &str, specification: &Specification) -> Result<bool, super::session::Refused> {
         self.shared.state.lock().topics.add(path, specification)
+    }
+
+    /// Sets a topic's value and creates it where there is none, as another client might.
+    ///
+    /// # Errors
+    /// Where it is there with another specification, or the path is none.
+    pub fn set(&self, path: &str, specification: &Specification, value: &[u8]) -> Result<(), super::session::Refused> {
+        self.shared.state.lock().topics.add_and_set(path, specification, value, Constraint::None).map(|_| ())
+    }
+
+    /// Ends subscriptions of all sessions to a topic, with one of the protocol's reasons.
+    pub fn unsubscribe(&self, path: &str, reason: u8) {
+        self.shared.state.lock().topics.unsubscribe_all(path, reason);
     }
 
     /// Removes topics, as another client might; how many.

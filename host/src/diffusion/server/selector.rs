@@ -4,8 +4,8 @@
 
 use regex::Regex;
 
-/// Beyond it a regular expression would be compiled into too much.
-const SELECTOR_BYTES_MAX: usize = 8192;
+use crate::diffusion::path::SELECTOR_BYTES_MAX;
+
 const BETWEEN: &str = "////";
 
 /// A text that is no selector.

@@ -279,3 +279,17 @@ async fn a_server_comes_back_at_its_address_with_or_without_its_topics() {
     let mut client = Client::connect(&server).await;
     assert_eq!(client.ask(set("a", b"\x01")).await, Err(503));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subscriber_is_told_of_more_than_the_server_writes_at_once() {
+    let server = Server::start(Options { ping_period: None, ..Options::default() }).await.unwrap();
+    for number in 0..500 {
+        server.set(&format!("p/{number}"), &Specification::new(TopicType::BINARY), &[7; 10_000]).unwrap();
+    }
+    let mut client = Client::connect(&server).await;
+    client.ask(Request::Subscribe { selector: "?p//" }).await.unwrap();
+    while client.updates.iter().filter(|update| matches!(update, Update::Value(..))).count() < 500 {
+        client.wait().await.unwrap();
+    }
+    assert!(client.subscriptions.bytes() > 5_000_000);
+}

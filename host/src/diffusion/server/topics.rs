@@ -237,6 +237,18 @@ impl Topics {
     }
 }
 
+impl Topics {
+    /// All sessions lose their subscription to a topic.
+    pub fn unsubscribe_all(&mut self, path: &str, reason: u8) {
+        let Some(topic) = self.topics.get_mut(path) else { return };
+        for session in topic.listeners.drain() {
+            if let Some(listener) = self.listeners.get_mut(&session) {
+                listener.send(unsubscription(topic.id, reason));
+            }
+        }
+    }
+}
+
 impl Topic {
     /// What listeners get: the whole value, or a delta where that is shorter and they have the value before.
     fn update(&self, value: &[u8]) -> Bytes {
