@@ -34,6 +34,22 @@ impl TopicType {
     pub const DOUBLE: TopicType = TopicType(19);
 }
 
+impl std::fmt::Display for TopicType {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let name = match self.0 {
+            14 => "binary",
+            15 => "JSON",
+            16 => "time series",
+            17 => "string",
+            18 => "int64",
+            19 => "double",
+            20 => "recordV2",
+            other => return write!(f, "{other}"),
+        };
+        f.write_str(name)
+    }
+}
+
 /// What a topic is: its type and its properties by name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Specification {
