@@ -2,6 +2,7 @@
 //!
 //! Invariant: what makes delivery certain (idempotence, all in-sync replicas, no time limit) cannot be switched off.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use rdkafka::ClientConfig;
@@ -24,6 +25,9 @@ pub struct Config {
     /// The topic; a record's destination, where it has one, wins.
     #[serde(default)]
     pub topic: Option<String>,
+    /// Which characters of a destination become `_`, so that it is the name of a topic.
+    #[serde(default)]
+    pub replace: Replace,
     /// What a record's value becomes.
     #[serde(default)]
     pub value: Payload,
@@ -42,6 +46,37 @@ pub struct Config {
     /// Properties of librdkafka, passed through as they are; those that the router sets itself are refused.
     #[serde(default)]
     pub properties: BTreeMap<String, Property>,
+}
+
+/// Which characters of a destination become `_`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Replace {
+    /// None: a record whose destination cannot be a topic becomes a dead letter.
+    #[default]
+    None,
+    /// Slashes, as Diffusion's connector for Kafka does with topic paths.
+    Slashes,
+    /// All that a topic's name cannot have; different destinations may become the same topic.
+    All,
+}
+
+impl Replace {
+    /// The name of the topic that `destination` stands for.
+    pub(super) fn name(self, destination: &str) -> Cow<'_, str> {
+        let fits = |c: char| match self {
+            Replace::None => true,
+            Replace::Slashes => c != '/',
+            Replace::All => c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'),
+        };
+        if self == Replace::All && matches!(destination, "." | "..") {
+            return Cow::Owned("_".repeat(destination.len()));
+        }
+        if destination.chars().all(fits) {
+            return Cow::Borrowed(destination);
+        }
+        Cow::Owned(destination.chars().map(|c| if fits(c) { c } else { '_' }).collect())
+    }
 }
 
 /// What a record's value becomes.

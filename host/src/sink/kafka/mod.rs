@@ -8,6 +8,7 @@ mod producer;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +18,7 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer as _};
 use tokio::time::MissedTickBehavior;
 
-pub use self::config::{Compression, Config, Partition, Payload};
+pub use self::config::{Compression, Config, Partition, Payload, Replace};
 use self::producer::{Producer, Report, Reports, mark};
 use super::preview::Preview;
 use super::{Inbox, Message, Piece, Sink, SinkError, Surroundings, Uses, give_up};
@@ -91,7 +92,7 @@ impl Kafka {
         match ready(&self.config, view, &mut text) {
             Err((class, code, message)) => Preview::GivenUp(self.surroundings.letter(view, class, code, message).1),
             Ok(ready) => Preview::Record {
-                topic: ready.topic.to_owned(),
+                topic: ready.topic.clone().into_owned(),
                 partition: ready.partition,
                 key: ready.key.map(<[u8]>::to_vec),
                 value: ready.value.map(<[u8]>::to_vec),
@@ -122,7 +123,7 @@ type Unfit = (Class, &'static str, String);
 
 /// A record as its topic gets it.
 struct Ready<'v> {
-    topic: &'v str,
+    topic: Cow<'v, str>,
     partition: Option<i32>,
     key: Option<&'v [u8]>,
     value: Option<&'v [u8]>,
@@ -225,7 +226,7 @@ impl Line {
         self.text.clear();
         let Ready { topic, partition, key, value } = ready(&self.sink.config, view, &mut self.text).map_err(Refusal::GiveUp)?;
         let bytes = value.map_or(0, <[u8]>::len) + key.map_or(0, <[u8]>::len);
-        let mut record = BaseRecord::<[u8], [u8], usize>::with_opaque_to(topic, mark(number, view.index as u32));
+        let mut record = BaseRecord::<[u8], [u8], usize>::with_opaque_to(&topic, mark(number, view.index as u32));
         record.payload = value;
         record.key = key;
         record.partition = partition;
@@ -323,7 +324,7 @@ impl Line {
     }
 
     fn fate(&self, view: View<'_>, code: RDKafkaErrorCode, error: &KafkaError) -> Fate {
-        let topic = view.destination().or(self.sink.config.topic.as_deref()).unwrap_or_default();
+        let topic = topic(&self.sink.config, view).unwrap_or_default();
         let brokers = self.sink.config.brokers.join(",");
         match code {
             RDKafkaErrorCode::MessageSizeTooLarge => {
@@ -368,14 +369,24 @@ impl Line {
 /// The record as its topic gets it; `text` holds what is written for it.
 fn ready<'v>(config: &'v Config, view: View<'v>, text: &'v mut Vec<u8>) -> Result<Ready<'v>, Unfit> {
     let unfit = |message| (Class::DestinationInvalid, "destination", message);
-    let topic = view.destination().or(config.topic.as_deref());
+    let topic = topic(config, view);
     let topic = topic.ok_or_else(|| unfit("the record has no destination, and the sink no `topic`".to_owned()))?;
-    if let Some(fault) = view.destination().and_then(|topic| check_topic("topic", topic)) {
+    if view.destination().is_some()
+        && let Some(fault) = check_topic("topic", &topic)
+    {
         return Err(unfit(format!("{}: {}", fault.wrong, fault.remedy)));
     }
     let partition = (config.partition == Partition::Same).then(|| view.partition());
     let key = view.input_key_bytes().or_else(|| view.key().map(|key| key.bytes));
     Ok(Ready { topic, partition, key, value: value(config, view, text)? })
+}
+
+/// The topic that a record goes to: its destination, or else the sink's own.
+fn topic<'v>(config: &'v Config, view: View<'v>) -> Option<Cow<'v, str>> {
+    match view.destination() {
+        Some(destination) => Some(config.replace.name(destination)),
+        None => config.topic.as_deref().map(Cow::Borrowed),
+    }
 }
 
 /// The value as the topic gets it; `None`: a tombstone.

@@ -59,6 +59,40 @@ fn read(cluster: &Cluster, topic: &str, partitions: i32, count: usize) -> Vec<Re
     records
 }
 
+#[test]
+fn a_destination_becomes_a_topic_as_far_as_it_is_asked_for() {
+    let cases = [
+        ("shop/orders", "shop/orders", "shop_orders", "shop_orders"),
+        ("a//b/", "a//b/", "a__b_", "a__b_"),
+        ("Köln/§ 1", "Köln/§ 1", "Köln_§ 1", "K_ln___1"),
+        ("fine-1.x_y", "fine-1.x_y", "fine-1.x_y", "fine-1.x_y"),
+        ("..", "..", "..", "__"),
+    ];
+    for (destination, none, slashes, all) in cases {
+        let names = [Replace::None, Replace::Slashes, Replace::All].map(|replace| replace.name(destination));
+        assert_eq!(names, [none, slashes, all]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn topic_paths_as_destinations_reach_their_topics() {
+    let cluster = cluster(&[("shop_orders", 1)]);
+    let mut route = Route::new(Format::Json);
+    let config = config(&cluster, "topic = \"shop_orders\"\nreplace = \"slashes\"");
+    drop(route.start(Kafka::new(&config, route.surroundings.clone())));
+    let batch = route.batch(0, &[(None, Some("1")), (None, Some("2"))]);
+    let mut outputs = route.outputs(batch);
+    outputs.buffers.push("shop/ordersshop/ä".into());
+    outputs.list[0].destination = Some(Text { buffer: 0, start: 0, end: 11 });
+    outputs.list[1].destination = Some(Text { buffer: 0, start: 11, end: 18 });
+    route.send_outputs(outputs);
+    let (value, headers) = route.dead_letter().await;
+    assert_eq!((value.as_deref(), &*headers["anabranch.class"]), (Some("2"), "destination-invalid"));
+    route.settled().await;
+    let records = tokio::task::block_in_place(|| read(&cluster, "shop_orders", 1, 1));
+    assert_eq!(records[0].2.as_deref(), Some("1"));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_values_headers_and_times_arrive_as_they_are_and_each_key_in_order() {
     let cluster = cluster(&[("out", 3)]);
