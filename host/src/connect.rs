@@ -10,10 +10,11 @@ use rdkafka::config::FromClientConfigAndContext as _;
 use rdkafka::consumer::BaseConsumer;
 use rdkafka::metadata::Metadata as Answer;
 
-use crate::config::{Config, KafkaSource, Name, Registry as RegistryConfig, Route, Sink, Topics};
+use crate::config::{Config, DiffusionSource, KafkaSource, Name, Registry as RegistryConfig, Route, Sink, Source, Topics};
 use crate::observe::Metrics;
 use crate::registry::Registry;
 use crate::sink;
+use crate::source::diffusion;
 use crate::source::kafka::client::{Credentials, Login, consumer_config};
 use crate::source::kafka::start::{Probe, find, reach};
 use crate::stop::Stop;
@@ -40,8 +41,11 @@ impl Found {
 pub async fn all(config: &Config) -> Found {
     let mut asked: Vec<BoxFuture<'_, Found>> = Vec::new();
     for (name, source) in &config.sources {
-        let routes = config.routes.values().filter(|route| route.from == *name).cloned().collect();
-        asked.push(ask_source(name, source, routes).boxed());
+        let routes: Vec<Route> = config.routes.values().filter(|route| route.from == *name).cloned().collect();
+        match source {
+            Source::Kafka(source) => asked.push(ask_kafka(name, source, routes).boxed()),
+            Source::Diffusion(source) => asked.push(ask_diffusion(name, source, routes).boxed()),
+        }
     }
     for (name, registry) in &config.registries {
         asked.push(ask_registry(name, registry).boxed());
@@ -58,7 +62,7 @@ pub async fn all(config: &Config) -> Found {
     found
 }
 
-async fn ask_source(name: &Name, source: &KafkaSource, routes: Vec<Route>) -> Found {
+async fn ask_kafka(name: &Name, source: &KafkaSource, routes: Vec<Route>) -> Found {
     let part = format!("source {:?}", name.as_str());
     let client = consumer_config(source, "check", "anabranch-check");
     let login = Login::new(&source.brokers.join(","), &part, Metrics::new(), Credentials::of(&source.security));
@@ -71,6 +75,16 @@ async fn ask_source(name: &Name, source: &KafkaSource, routes: Vec<Route>) -> Fo
         Ok(found) => found,
         Err(reason) => Found::problem(format!("{part}: {reason}")),
     }
+}
+
+async fn ask_diffusion(name: &Name, source: &DiffusionSource, routes: Vec<Route>) -> Found {
+    let lists = routes.iter().filter_map(|route| match &route.topics {
+        Topics::List(list) => Some(list.iter().map(String::as_str)),
+        Topics::Regex(_) => None,
+    });
+    let asked = diffusion::probe(source, lists.flatten().collect(), ANSWER_MAX).await;
+    let problem = |reason| format!("source {:?}: {reason}", name.as_str());
+    Found { problems: asked.err().into_iter().flatten().map(problem).collect(), warnings: Vec::new() }
 }
 
 fn look_for_topics(answer: &Answer, routes: &[Route]) -> Found {

@@ -16,7 +16,7 @@ use crate::batch::{Batch, Entries, Handles, PREFIX_LEN};
 use crate::dead::{Class, Letter};
 use crate::output::Formats;
 use crate::schemas::Schemas;
-use crate::source::kafka::reader::WorkerMessage;
+use crate::source::work::WorkerMessage;
 use crate::stop::Stop;
 use crate::value::{Format, Schema};
 

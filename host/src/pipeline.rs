@@ -9,7 +9,6 @@ use sha2::{Digest as _, Sha256};
 use tokio::task::JoinSet;
 
 use crate::ack::Acks;
-use crate::ack::budget::Budget;
 use crate::ack::tracker::Counts;
 use crate::config::{Config, KeyFormat, Route, Sink, ValueFormat};
 use crate::dead::{DeadLetters, Form};
@@ -19,13 +18,9 @@ use crate::output::Formats;
 use crate::plugin::{Chain, ChainPlan};
 use crate::route::Router;
 use crate::sink::{self, Outbox, SinkError, Surroundings, Urgency};
-use crate::source::kafka::begin::{Held, Ledgers, Start};
-use crate::source::kafka::client::{Credentials, Login, consumer_config};
-use crate::source::kafka::group::{ReadLedgers, Rules};
 use crate::source::kafka::heartbeat::{Change, Heartbeat};
-use crate::source::kafka::reader::BatchBounds;
-use crate::source::kafka::start::Reading;
 use crate::source::logs::Logs;
+use crate::source::{self, Feed};
 use crate::stop::{Stop, StopReason};
 use crate::value::Format;
 use crate::worker::Worker;
@@ -50,13 +45,9 @@ pub struct Pipeline {
 
 /// How long sinks may take to end once nothing more comes and the drain is over.
 const SINKS_END: Duration = Duration::from_secs(5);
-/// A first owed offset that stays the same for so long is reported.
-const STUCK_AFTER: Duration = Duration::from_secs(60);
 /// So long without a sign of life from the control thread is reported: longer than a revoke or a lookup takes.
 const SILENT_AFTER: Duration = Duration::from_secs(60);
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
-/// How long the end of a route waits for its sinks.
-const DRAIN_DEADLINE: Duration = Duration::from_secs(30);
 
 /// How a route ended.
 #[derive(Debug, Clone, Default)]
@@ -89,8 +80,8 @@ impl Pipeline {
         let broken = |error: crate::schemas::RegisterError| StopReason::Broken(error.to_string());
 
         // Sinks, from the far end: dead letters first, since the others hand over to them.
-        let surroundings = |sink: &str, dead: &DeadLetters, takes_letters| Surroundings {
-            takes_letters,
+        let surroundings = |sink: &str, dead: &DeadLetters, without_ledger| Surroundings {
+            without_ledger,
             route: name.clone(),
             sink: sink.into(),
             group: route.group.as_str().into(),
@@ -116,7 +107,8 @@ impl Pipeline {
         let mut to = Vec::new();
         for sink_name in &route.to {
             let (outbox, inbox) = urgency.inbox();
-            sinks.spawn(sink::run(config.clone(), sink_name.clone(), surroundings(sink_name, &dead, false), inbox));
+            let surroundings = surroundings(sink_name, &dead, !config.sources[&route.from].is_log());
+            sinks.spawn(sink::run(config.clone(), sink_name.clone(), surroundings, inbox));
             to.push(outbox);
         }
         outboxes.extend(to.iter().cloned());
@@ -145,43 +137,21 @@ impl Pipeline {
         drop((router, dead, nowhere));
 
         // The source, on threads of its own until the route ends.
-        let source = &config.sources[&route.from];
         let heartbeat = Heartbeat::new();
-        let brokers = source.brokers.join(",");
-        let part = format!("source {:?} of route {name:?}", route.from.to_string());
-        let reading = Reading {
-            client: consumer_config(source, &name, &route.group),
-            topics: route.topics.clone(),
+        let mut source = source::start(Feed {
+            config: config.clone(),
+            route: route.clone(),
             until_end,
-            bounds: BatchBounds {
-                records_max: route.batch.records_max as usize,
-                bytes_max: route.batch.bytes_max.get() as usize,
-                linger: route.batch.linger.get(),
-            },
-            rules: Rules {
-                route: name.clone(),
-                start: start(&route.start),
-                ledgers: read_ledgers(config.clone(), route.clone()),
-                out_of_range: route.out_of_range,
-                revoke_deadline: route.revoke_deadline.get(),
-                drain_deadline: DRAIN_DEADLINE,
-                commit_interval: route.commit_interval.get(),
-                rewinds_max: route.rewinds_max,
-                stuck_after: STUCK_AFTER,
-            },
             acks,
-            budget: Budget::new(route.in_flight_max.get() as usize),
             sinks: outboxes,
             urgency,
             workers: senders,
             stop: stop.clone(),
             metrics: counters,
-            login: Login::new(&brokers, &part, metrics.clone(), Credentials::of(&source.security)),
             logs,
             heartbeat: heartbeat.clone(),
             per_partition,
-        };
-        let mut source = tokio::task::spawn_blocking(move || reading.run());
+        });
 
         // Until the source ends, a sink that ends has failed.
         let mut watch = heartbeat.watch(SILENT_AFTER);
@@ -258,15 +228,6 @@ fn value_format(format: ValueFormat) -> Format {
     }
 }
 
-fn start(start: &crate::config::Start) -> Start {
-    match start {
-        crate::config::Start::Earliest => Start::Earliest,
-        crate::config::Start::Latest => Start::Latest,
-        crate::config::Start::Timestamp(at) => Start::Timestamp(*at),
-        crate::config::Start::Offsets(offsets) => Start::Offsets(offsets.clone().into_iter().collect()),
-    }
-}
-
 /// Digest of all that decides what becomes of a record: plugins, how it is decoded, which sinks there are to choose from.
 pub fn decision(plugins: &ChainPlan, route: &Route) -> String {
     let mut hasher = Sha256::new();
@@ -277,25 +238,4 @@ pub fn decision(plugins: &ChainPlan, route: &Route) -> String {
         hasher.update(part);
     }
     hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// Reads what the route's ledgers hold; of several ledgers the least, since each sink drops what it has.
-fn read_ledgers(config: Arc<Config>, route: Route) -> Box<ReadLedgers> {
-    let runtime = tokio::runtime::Handle::current();
-    Box::new(move || -> Result<Ledgers, String> {
-        let mut least = Ledgers::new();
-        for name in &route.to {
-            let read = sink::ledger_positions(&config.sinks[name], &route.group, name);
-            let Some(positions) = runtime.block_on(read) else { continue };
-            let positions = positions.map_err(|error| format!("sink {:?}: {error}", name.to_string()))?;
-            for (partition, next, topic_id) in positions {
-                let held = Held { sink: name.as_str().into(), next, topic_id };
-                let least = least.entry(partition).or_insert_with(|| held.clone());
-                if held.next < least.next {
-                    *least = held;
-                }
-            }
-        }
-        Ok(least)
-    })
 }

@@ -95,8 +95,12 @@ pub fn registry_of(config: &Config, route: &Route, plugins: &ChainPlan, metrics:
 /// Runs all routes until each has ended, or `stop` is asked. Call it inside a tokio runtime of several threads.
 ///
 /// # Errors
-/// Where a registry's certificates cannot be read, in words for the user.
+/// Where a registry's certificates cannot be read, or a source has no end to run until, in words for the user.
 pub async fn run(config: Arc<Config>, chains: Chains, metrics: Metrics, stop: Stop, until_end: bool) -> Result<Ended, String> {
+    if until_end && let Some(route) = config.routes.values().find(|route| !config.sources[&route.from].is_log()) {
+        let name = route.name.to_string();
+        return Err(format!("route {name:?} reads a Diffusion server, whose topics have no end: run it without --until-end"));
+    }
     let mut registries = BTreeMap::new();
     for (name, registry) in &config.registries {
         registries.insert(name.clone(), Registry::new(name.as_str(), registry, metrics.clone())?);

@@ -11,7 +11,7 @@ use crate::output::{Formats, Output, Outputs, SinkSet};
 use crate::plugin::{Chain, Outcome};
 use crate::route::Router;
 use crate::schemas::Schemas;
-use crate::source::kafka::reader::{Work, WorkerMessage};
+use crate::source::work::{Work, WorkerMessage};
 use crate::stop::{Stop, StopReason};
 
 /// A worker of a route.
@@ -78,7 +78,12 @@ impl Worker {
             return None;
         }
         let Some(mut letters) = self.resolver.resolve(&mut work.batch, self.formats) else { return Some(work) };
-        let Work { batch, token, .. } = work;
+        let Work { batch, token, letters: given_up, .. } = work;
+        if !given_up.is_empty() {
+            letters.extend(given_up);
+            letters.sort_by_key(|letter| letter.record);
+            letters.dedup_by_key(|letter| letter.record);
+        }
         let all = SinkSet::first(self.router.sinks.len());
         let mut outputs = Outputs::unchanged(Arc::new(batch), self.formats, self.schemas.snapshot(), all);
         if !letters.is_empty() {

@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 /// A part of the page between `<!-- keys: NAME -->` and `<!-- end -->`.
-const SECTIONS: [(&str, &[&str]); 14] = [
+const SECTIONS: [(&str, &[&str]); 15] = [
     ("top", &[]),
     ("log", &["log"]),
+    ("source diffusion", &["source", "*", "diffusion"]),
     ("source kafka", &["source", "*", "kafka"]),
     ("registry", &["registry", "*"]),
     ("plugin", &["plugin", "*"]),
@@ -208,8 +209,7 @@ fn every_table_of_the_file_has_its_section() {
     let sections = |first: &str| SECTIONS.iter().filter(|(_, path)| path.first() == Some(&first)).count();
     for table in schema.0["properties"].as_object().unwrap().keys().filter(|table| *table != "listen") {
         let kinds = match table.as_str() {
-            "sink" => schema.at(&["sink", "*"])["oneOf"].as_array().unwrap().len(),
-            "source" => schema.at(&["source", "*"])["properties"].as_object().unwrap().len(),
+            "sink" | "source" => schema.at(&[table, "*"])["oneOf"].as_array().unwrap().len(),
             _ => 1,
         };
         assert_eq!(sections(table), kinds, "{table}");

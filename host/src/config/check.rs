@@ -8,7 +8,6 @@ use std::path::{Component, Path, PathBuf};
 
 use toml::Spanned;
 
-use super::kafka::KafkaSource;
 use super::plugin::{self, BUNDLED, Limits, Plugin};
 use super::problem::{Fault, Problem, Severity};
 use super::route::{KeyFormat, Route, RouteWritten, Start, Step, StepWritten, Topics, TopicsWritten, ValueFormat};
@@ -20,6 +19,8 @@ use super::{Config, Log, Map, Sink, suggest};
 #[derive(Debug, Default)]
 pub(super) struct Names {
     pub sources: BTreeSet<Name>,
+    /// Those of `sources` that are none of Kafka.
+    pub diffusion_sources: BTreeSet<Name>,
     pub registries: BTreeSet<Name>,
     pub plugins: BTreeSet<Name>,
     pub sinks: BTreeSet<Name>,
@@ -64,7 +65,7 @@ pub(super) fn config(mut written: Written<'_>, listen: Option<SocketAddr>, log: 
     }
     check_groups(&written, &routes, problems);
     if written.names.routes.is_empty() {
-        let help = "add [route.NAME] with topics, value and to, beside [source.NAME.kafka] and [sink.NAME.KIND]";
+        let help = "add [route.NAME] with topics, value and to, beside [source.NAME.KIND] and [sink.NAME.KIND]";
         problems.push(Problem::error(0..0, "there is no route, so there is nothing to do", help));
     } else if !has_errors(problems) {
         // A mistyped name would make the right one look unused.
@@ -107,8 +108,8 @@ fn check_log(log: &Log, written: &Written<'_>) -> Option<Problem> {
 
 /// A Kafka sink without brokers has those of the only source.
 fn inherit_brokers(written: &mut Written<'_>, problems: &mut Vec<Problem>) {
-    let count = written.names.sources.len();
-    let only: Option<&KafkaSource> = written.sources.values().next().filter(|_| count == 1).map(|source| &source.value);
+    let count = written.names.sources.len() - written.names.diffusion_sources.len();
+    let only = written.sources.values().filter_map(|source| source.value.kafka()).next().filter(|_| count == 1);
     for sink in written.sinks.values_mut() {
         let Sink::Kafka(config) = &mut sink.value else { continue };
         if !config.brokers.is_empty() || sink.part.has("brokers") {
@@ -118,7 +119,7 @@ fn inherit_brokers(written: &mut Written<'_>, problems: &mut Vec<Problem>) {
             let fault = Fault::new(
                 "security",
                 "security without brokers",
-                "add brokers = [\"host:port\"], or leave both out: they are then the source's",
+                "add brokers = [\"host:port\"], or leave both out: they are then the Kafka source's",
             );
             problems.push(sink.part.problem(fault));
         } else if let Some(source) = only {
@@ -128,7 +129,7 @@ fn inherit_brokers(written: &mut Written<'_>, problems: &mut Vec<Problem>) {
             let fault = Fault::new(
                 "",
                 "the sink has no brokers",
-                "add brokers = [\"host:port\"]: only where there is exactly one source are its brokers taken",
+                "add brokers = [\"host:port\"]: only where there is exactly one Kafka source are its brokers taken",
             );
             problems.push(sink.part.problem(fault));
         }
@@ -222,21 +223,21 @@ fn warn_unused(written: &Written<'_>, problems: &mut Vec<Problem>) {
     }
 }
 
-struct RouteCheck<'a, 't, 'p> {
-    name: &'a Name,
-    named: &'a Named<'t, RouteWritten>,
-    written: &'a Written<'t>,
-    problems: &'p mut Vec<Problem>,
+pub(super) struct RouteCheck<'a, 't, 'p> {
+    pub name: &'a Name,
+    pub named: &'a Named<'t, RouteWritten>,
+    pub written: &'a Written<'t>,
+    pub problems: &'p mut Vec<Problem>,
 }
 
 impl RouteCheck<'_, '_, '_> {
-    fn fault(&mut self, fault: Fault) {
+    pub(super) fn fault(&mut self, fault: Fault) {
         let named = self.named;
         named.faults([fault], self.problems);
     }
 
     /// Something that has to be there; a key that is there and wrong was reported already.
-    fn missing(&mut self, key: &str, remedy: &str) {
+    pub(super) fn missing(&mut self, key: &str, remedy: &str) {
         if !self.named.part.has(key) && !self.named.meant.contains(key) {
             let fault = Fault::new("", format!("the route `{}` has no `{key}`", self.name), remedy);
             self.fault(fault);
@@ -247,13 +248,17 @@ impl RouteCheck<'_, '_, '_> {
         let written = &self.named.value;
         let from = self.from();
         let registry = self.registry();
-        let topics = self.topics();
+        let diffusion = from.as_ref().filter(|from| self.written.names.diffusion_sources.contains(*from)).cloned();
+        let topics = if diffusion.is_some() { self.selectors() } else { self.topics() };
         let value = written.value.as_ref().map(|value| *value.get_ref());
         if value.is_none() {
             self.missing("value", "add value = \"avro\", \"json\" or \"raw\"");
         }
-        let needs_registry = value == Some(ValueFormat::Avro) || written.key == KeyFormat::Avro;
-        if needs_registry && self.written.names.registries.is_empty() {
+        if let Some(from) = &diffusion {
+            self.from_diffusion(from);
+        }
+        let is_avro = value == Some(ValueFormat::Avro) || written.key == KeyFormat::Avro;
+        if is_avro && diffusion.is_none() && self.written.names.registries.is_empty() {
             let key = if value == Some(ValueFormat::Avro) { "value" } else { "key" };
             self.fault(Fault::new(key, "Avro cannot be read without its schemas", "add [registry.NAME] with url = \"http://host:8081\""));
         }
@@ -262,7 +267,9 @@ impl RouteCheck<'_, '_, '_> {
         let dead_letters = written.dead_letters.as_ref().and_then(|sink| self.sink(sink));
         self.bounds();
         let (from, topics, value) = (from?, topics?, value?);
-        self.start(&topics);
+        if diffusion.is_none() {
+            self.start(&topics);
+        }
         self.cycle(&from, &topics);
         self.destinations();
 
@@ -494,14 +501,14 @@ impl RouteCheck<'_, '_, '_> {
 
     /// A route that reads what it writes never ends.
     fn cycle(&mut self, from: &Name, topics: &Topics) {
-        let Some(source) = self.written.sources.get(from) else { return };
+        let Some(source) = self.written.sources.get(from).and_then(|source| source.value.kafka()) else { return };
         let route = &self.named.value;
         let named = route.to.iter().flat_map(|to| to.get_ref()).chain(&route.dead_letters);
         for sink in named {
             let Some(written) = self.written.sinks.get(sink.get_ref().as_str()) else { continue };
             let Sink::Kafka(config) = &written.value else { continue };
             let Some(topic) = config.topic.as_ref().filter(|topic| topics.contains(topic)) else { continue };
-            if !config.brokers.iter().any(|broker| source.value.brokers.contains(broker)) {
+            if !config.brokers.iter().any(|broker| source.brokers.contains(broker)) {
                 continue;
             }
             let message =

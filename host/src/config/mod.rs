@@ -4,6 +4,7 @@
 //! secret was read. All that is wrong with a file is reported at once, each problem with its place and its remedy.
 
 mod check;
+mod diffusion;
 #[cfg(test)]
 mod fuzz;
 mod kafka;
@@ -12,6 +13,7 @@ mod problem;
 mod read;
 mod registry;
 mod route;
+mod route_diffusion;
 mod secret;
 mod suggest;
 mod syntax;
@@ -28,6 +30,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use check::check_topic;
+pub use diffusion::{DiffusionLogin, DiffusionSource, DiffusionUrl, Null, Reconnect, Removed, check_times};
 pub use kafka::{
     Assignor, Isolation, KafkaSource, Mechanism, OAuth, OWNED_BY_SINK, OWNED_BY_SOURCE, Property, Protocol, Security, check_brokers,
     check_properties,
@@ -51,7 +54,7 @@ pub type Map<K, V> = BTreeMap<K, V>;
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Where records come from.
-    pub sources: Map<Name, KafkaSource>,
+    pub sources: Map<Name, Source>,
     /// Where schemas come from.
     pub registries: Map<Name, Registry>,
     /// All plugins that routes use, bundled ones too.
@@ -66,6 +69,37 @@ pub struct Config {
     pub log: Log,
     /// The file's text: for problems that show only when the configuration is put to use.
     pub text: Arc<str>,
+}
+
+/// A source by its kind.
+#[derive(Debug, Clone)]
+pub enum Source {
+    /// Values of topics of a Diffusion server.
+    Diffusion(DiffusionSource),
+    /// Records of a Kafka cluster.
+    Kafka(KafkaSource),
+}
+
+impl Source {
+    /// It, where it is a Kafka cluster.
+    pub fn kafka(&self) -> Option<&KafkaSource> {
+        match self {
+            Source::Kafka(source) => Some(source),
+            Source::Diffusion(_) => None,
+        }
+    }
+
+    /// Whether its records have offsets that it can be asked for again.
+    pub fn is_log(&self) -> bool {
+        self.kafka().is_some()
+    }
+
+    fn check(&self) -> Vec<Fault> {
+        match self {
+            Source::Diffusion(source) => source.check(),
+            Source::Kafka(source) => source.check(),
+        }
+    }
 }
 
 /// A sink by its kind.

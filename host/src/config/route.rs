@@ -252,7 +252,7 @@ pub(super) struct RouteWritten {
     #[serde(default)]
     #[schemars(with = "Option<Name>")]
     pub registry: Option<Spanned<String>>,
-    /// The topics: a list of names, or `{ regex = '^..' }`.
+    /// The topics: a list of names, or `{ regex = '^..' }`; of a Diffusion source a list of topic selectors.
     #[serde(default)]
     #[schemars(with = "TopicsWritten")]
     pub topics: Option<Spanned<TopicsWritten>>,

@@ -20,12 +20,12 @@ use super::read::Entry;
 use super::route::RouteWritten;
 use super::text::{Name, Remedy};
 use super::tree::{Found, Part, PluginConfig, Tree};
-use super::{Config, KafkaSource, Log, Map, Registry, Sink, suggest, syntax};
+use super::{Config, DiffusionSource, KafkaSource, Log, Map, Registry, Sink, Source, suggest, syntax};
 use crate::sink;
 
 /// Keys at the top of the file.
 const TOP: [&str; 7] = ["source", "registry", "plugin", "sink", "route", "listen", "log"];
-const SOURCE_KINDS: [&str; 1] = ["kafka"];
+const SOURCE_KINDS: [&str; 2] = ["diffusion", "kafka"];
 const SINK_KINDS: [&str; 7] = ["delta", "diffusion", "file", "http", "kafka", "null", "stdout"];
 
 /// One named table and its parts.
@@ -40,7 +40,7 @@ pub(super) struct Named<'t, T> {
 
 /// All tables of the file.
 pub(super) struct Written<'t> {
-    pub sources: Map<Name, Named<'t, KafkaSource>>,
+    pub sources: Map<Name, Named<'t, Source>>,
     pub registries: Map<Name, Named<'t, Registry>>,
     pub plugins: Map<Name, Named<'t, PluginWritten>>,
     pub sinks: Map<Name, Named<'t, Sink>>,
@@ -96,10 +96,13 @@ impl<'t> Reader<'t, '_> {
                 "listen" => listen = self.listen(value),
                 "log" => log = self.read(part).map_or_else(Log::default, |log: Named<'_, Log>| log.value),
                 "source" => {
-                    for (name, part) in self.named(key, value, "source", Some("kafka")) {
+                    for (name, part) in self.named(key, value, "source", Some("KIND")) {
                         written.names.sources.insert(name.clone());
-                        let Some((_, part)) = self.kind(&name, part, "source", &SOURCE_KINDS) else { continue };
-                        written.sources.extend(self.read(part).map(|source| (name, source)));
+                        let Some((kind, part)) = self.kind(&name, part, "source", &SOURCE_KINDS) else { continue };
+                        if kind == "diffusion" {
+                            written.names.diffusion_sources.insert(name.clone());
+                        }
+                        written.sources.extend(self.source(kind, part).map(|source| (name, source)));
                     }
                 }
                 "registry" => {
@@ -129,7 +132,7 @@ impl<'t> Reader<'t, '_> {
                 }
                 other => {
                     let help = match other {
-                        "sources" | "input" | "inputs" => "did you mean [source.NAME.kafka]?".into(),
+                        "sources" | "input" | "inputs" => "did you mean [source.NAME.KIND]?".into(),
                         "sinks" | "output" | "outputs" => "did you mean [sink.NAME.KIND]?".into(),
                         "pipeline" | "pipelines" | "routes" => "did you mean [route.NAME]?".into(),
                         _ => suggest::suggestion(other, TOP, "tables"),
@@ -147,11 +150,15 @@ impl<'t> Reader<'t, '_> {
         Some(Named { part, value: value?, meant, skipped })
     }
 
-    fn sink(&mut self, kind: &str, part: Part<'t>) -> Option<Named<'t, Sink>> {
-        fn wrap<'t, T>(named: Option<Named<'t, T>>, kind: impl FnOnce(T) -> Sink) -> Option<Named<'t, Sink>> {
-            let Named { part, value, meant, skipped } = named?;
-            Some(Named { part, value: kind(value), meant, skipped })
+    fn source(&mut self, kind: &str, part: Part<'t>) -> Option<Named<'t, Source>> {
+        match kind {
+            "diffusion" => wrap(self.read(part), Source::Diffusion),
+            "kafka" => wrap(self.read(part), Source::Kafka),
+            other => unreachable!("{other} is none of SOURCE_KINDS"),
         }
+    }
+
+    fn sink(&mut self, kind: &str, part: Part<'t>) -> Option<Named<'t, Sink>> {
         match kind {
             "delta" => {
                 let folder = self.folder;
@@ -237,13 +244,6 @@ impl<'t> Reader<'t, '_> {
         for (key, value) in table.iter().filter(|(key, _)| !kinds.contains(&key.get_ref().as_ref())) {
             let written = key.get_ref().as_ref();
             match (value.get_ref(), &chosen) {
-                _ if written == "diffusion" => {
-                    self.error(
-                        key.span(),
-                        format!("the {word} kind \"diffusion\" is not built yet"),
-                        format!("this build has {}", kinds.join(", ")),
-                    );
-                }
                 (DeValue::Table(_), None) => {
                     let help = suggest::suggestion(written, kinds.iter().copied(), "kinds");
                     self.error(key.span(), format!("`{written}` is no kind of {word}"), help);
@@ -257,7 +257,7 @@ impl<'t> Reader<'t, '_> {
                     );
                 }
                 (_, chosen) => {
-                    let kind = chosen.as_ref().map_or(if let [only] = kinds { only } else { "KIND" }, |(kind, _)| *kind);
+                    let kind = chosen.as_ref().map_or("KIND", |(kind, _)| *kind);
                     self.error(
                         key.span(),
                         format!("the key `{written}` stands outside of its {word}'s kind"),
@@ -268,6 +268,12 @@ impl<'t> Reader<'t, '_> {
         }
         chosen
     }
+}
+
+/// The same of one kind as of any kind.
+fn wrap<'t, T, K>(named: Option<Named<'t, T>>, kind: impl FnOnce(T) -> K) -> Option<Named<'t, K>> {
+    let Named { part, value, meant, skipped } = named?;
+    Some(Named { part, value: kind(value), meant, skipped })
 }
 
 fn header<'t>(key: &'t Spanned<std::borrow::Cow<'t, str>>) -> Range<usize> {
@@ -307,7 +313,7 @@ pub fn schema() -> serde_json::Value {
         listen: Option<String>,
         /// How the router logs.
         log: Option<Log>,
-        /// Where records come from: `[source.NAME.kafka]`.
+        /// Where records come from: `[source.NAME.KIND]`.
         source: Map<Name, SourceKinds>,
         /// Where schemas come from: `[registry.NAME]`.
         registry: Option<Map<Name, Registry>>,
@@ -321,10 +327,11 @@ pub fn schema() -> serde_json::Value {
 
     /// A source by its kind.
     #[derive(JsonSchema)]
-    #[schemars(deny_unknown_fields)]
-    #[expect(dead_code, reason = "its fields are read by the derived schema")]
-    struct SourceKinds {
-        kafka: KafkaSource,
+    #[schemars(rename_all = "snake_case")]
+    #[expect(dead_code, reason = "its variants are read by the derived schema")]
+    enum SourceKinds {
+        Diffusion(DiffusionSource),
+        Kafka(KafkaSource),
     }
 
     /// A sink by its kind.

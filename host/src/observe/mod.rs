@@ -74,6 +74,10 @@ struct Families {
     oldest_head: Family<RouteLabels, Gauge>,
     dead: Family<DeadLabels, Counter>,
     committed: Family<PartitionLabels, Gauge>,
+    source_up: Family<RouteLabels, Gauge>,
+    source_sessions: Family<RouteLabels, Counter>,
+    source_topics: Family<RouteLabels, Gauge>,
+    source_values: Family<RouteLabels, Gauge>,
     sink_outputs: Family<SinkLabels, Counter>,
     sink_bytes: Family<SinkLabels, Counter>,
     sink_given_up: Family<SinkLabels, Counter>,
@@ -102,6 +106,20 @@ pub struct RouteMetrics {
     pub settled_late: Gauge,
     /// Seconds for which the record that is in flight for longest has been so.
     pub oldest_head: Gauge,
+}
+
+/// What is shown of a route's source that holds sessions with a server; clones share it.
+#[derive(Clone, Debug)]
+pub struct SourceMetrics {
+    part: String,
+    metrics: Metrics,
+    /// Sessions begun.
+    pub sessions: Counter,
+    /// Topics subscribed to.
+    pub topics: Gauge,
+    /// Bytes of values that are kept for the changes that follow.
+    pub values: Gauge,
+    up: Gauge,
 }
 
 /// Counters of one sink of one route; clones share them.
@@ -141,6 +159,10 @@ impl Metrics {
             oldest_head: Family::default(),
             dead: Family::default(),
             committed: Family::default(),
+            source_up: Family::default(),
+            source_sessions: Family::default(),
+            source_topics: Family::default(),
+            source_values: Family::default(),
             sink_outputs: Family::default(),
             sink_bytes: Family::default(),
             sink_given_up: Family::default(),
@@ -151,8 +173,8 @@ impl Metrics {
         };
         let mut registry = Registry::with_prefix("anabranch");
         let f = &families;
-        registry.register("records_read", "records read from Kafka, repeats after a rewind included", f.read.clone());
-        registry.register_with_unit("records_read", "bytes of keys and values read from Kafka", Unit::Bytes, f.read_bytes.clone());
+        registry.register("records_read", "records read from the source, repeats after a rewind included", f.read.clone());
+        registry.register_with_unit("records_read", "bytes of keys and values read from the source", Unit::Bytes, f.read_bytes.clone());
         registry.register("records_filtered", "records that the plugins left without an output", f.filtered.clone());
         registry.register("rewinds", "partitions read again from their committable offset", f.rewinds.clone());
         registry.register("settled_late", "settlements after their partition had left", f.settled_late.clone());
@@ -161,6 +183,11 @@ impl Metrics {
         registry.register_with_unit("oldest_in_flight", help, Unit::Seconds, f.oldest_head.clone());
         registry.register("dead_letters", "records given up, by class of the reason", f.dead.clone());
         registry.register("committed_offset", "offset committed to the consumer group", f.committed.clone());
+        registry.register("source_up", "1: the server is there, 0: it is waited for", f.source_up.clone());
+        registry.register("source_sessions", "sessions begun with the server", f.source_sessions.clone());
+        registry.register("source_topics", "topics that are subscribed to", f.source_topics.clone());
+        let help = "values of topics kept for the changes that follow";
+        registry.register_with_unit("source_values", help, Unit::Bytes, f.source_values.clone());
         registry.register("sink_outputs", "outputs durable at the sink", f.sink_outputs.clone());
         registry.register_with_unit("sink_written", "bytes written to the sink", Unit::Bytes, f.sink_bytes.clone());
         registry.register("sink_given_up", "outputs given up by the sink", f.sink_given_up.clone());
@@ -242,6 +269,20 @@ impl RouteMetrics {
         metrics
     }
 
+    /// What is shown of the route's source; `part`: what it is called in readiness.
+    pub fn source(&self, part: String) -> SourceMetrics {
+        let labels = RouteLabels { route: self.route.to_string() };
+        let f = &self.metrics.families;
+        SourceMetrics {
+            part,
+            metrics: self.metrics.clone(),
+            sessions: f.source_sessions.get_or_create_owned(&labels),
+            topics: f.source_topics.get_or_create_owned(&labels),
+            values: f.source_values.get_or_create_owned(&labels),
+            up: f.source_up.get_or_create_owned(&labels),
+        }
+    }
+
     /// One record became a dead letter.
     pub fn dead_letter(&self, class: Class) {
         let labels = DeadLabels { route: self.route.to_string(), class: class.name() };
@@ -265,6 +306,24 @@ impl RouteMetrics {
 
     fn partition(&self, topic: &str, partition: i32) -> PartitionLabels {
         PartitionLabels { route: self.route.to_string(), topic: topic.to_owned(), partition }
+    }
+}
+
+impl SourceMetrics {
+    /// The server answers. Logs once per change.
+    pub fn up(&self) {
+        self.up.set(1);
+        if self.metrics.part_up(&self.part) {
+            tracing::info!(part = %self.part, "up again");
+        }
+    }
+
+    /// The server does not answer: it is waited for. Logs once per change.
+    pub fn down(&self, reason: &str) {
+        self.up.set(0);
+        if self.metrics.part_down(&self.part, reason) {
+            tracing::warn!(part = %self.part, reason, "unavailable, waiting");
+        }
     }
 }
 

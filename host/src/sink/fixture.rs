@@ -57,7 +57,7 @@ impl Route {
             sink: "out".into(),
             group: "g".into(),
             decision: "d".into(),
-            takes_letters: false,
+            without_ledger: false,
             dead: letters,
             logs: Logs::default(),
             metrics: metrics.sink("out"),

@@ -191,8 +191,9 @@ pub struct Surroundings {
     pub group: Arc<str>,
     /// Digest of what decides about records (components, their configuration, routing): for ledgers.
     pub decision: Arc<str>,
-    /// Whether it gets the route's dead letters: these come in no order, so offsets do not tell which of them are there.
-    pub takes_letters: bool,
+    /// Whether offsets do not tell which records are there already: those of dead letters, which come in no order, and of a source that
+    /// has no offsets of its own.
+    pub without_ledger: bool,
     /// Where given-up outputs go.
     pub dead: DeadLetters,
     /// What may be asked about the logs that records come from.

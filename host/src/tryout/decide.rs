@@ -19,8 +19,8 @@ use crate::pipeline::decision;
 use crate::plugin::{Chain, ChainPlan, Outcome as Decided};
 use crate::sink::preview::{Preview, Previewer};
 use crate::sink::{self, Surroundings, Urgency};
-use crate::source::kafka::reader::WorkerMessage;
 use crate::source::logs::Logs;
+use crate::source::work::WorkerMessage;
 use crate::stop::Stop;
 
 /// How long a registry that does not answer is waited for.
@@ -85,13 +85,13 @@ impl Decider {
         let decision: Arc<str> = decision(&plugins, route).into();
         let nowhere =
             DeadLetters::new(name.clone(), None, plugins.schemas.clone(), route.on_error, Stop::new(), counters.clone()).map_err(broken)?;
-        let previewer = |sink: &str, takes_letters| {
+        let previewer = |sink: &str, without_ledger| {
             let surroundings = Surroundings {
                 route: name.clone(),
                 sink: sink.into(),
                 group: route.group.as_str().into(),
                 decision: decision.clone(),
-                takes_letters,
+                without_ledger,
                 dead: nowhere.clone(),
                 logs: Logs::default(),
                 metrics: counters.sink(sink),
@@ -99,7 +99,8 @@ impl Decider {
             let made = Previewer::new(&config.sinks[sink], surroundings);
             made.map(|previewer| (sink.to_owned(), previewer)).map_err(|error| Failure::Configuration(error.to_string()))
         };
-        let sinks = route.to.iter().map(|sink| previewer(sink.as_str(), false)).collect::<Result<_, _>>()?;
+        let sinks =
+            route.to.iter().map(|sink| previewer(sink.as_str(), !config.sources[&route.from].is_log())).collect::<Result<_, _>>()?;
         let dead_sink = route.dead_letters.as_ref().map(|sink| previewer(sink.as_str(), true)).transpose()?;
         // Nobody reads that inbox: letters are made and shown, never sent.
         let place = route.dead_letters.as_ref().map(|sink| (Urgency::new().inbox().0, sink::form(&config.sinks[sink])));

@@ -52,7 +52,10 @@ pub async fn run(config: Config, options: TryOptions) -> Result<(), Failure> {
     let formats = pipeline::formats(&route);
     let mut decider = Decider::new(&config, &route, formats, plugins, registry.map(|asker| -> Arc<dyn Ask> { asker }), stop.clone())?;
 
-    let source = &config.sources[&route.from];
+    let Some(source) = config.sources[&route.from].kafka() else {
+        let name = route.name.to_string();
+        return Err(Failure::Configuration(format!("route {name:?} reads a Diffusion server: only records of Kafka can be tried")));
+    };
     let mut client = consumer_config(source, &route.name.to_string(), &route.group);
     // A record that is gone meanwhile is no reason to fail: the oldest that is there is as good.
     client.set("auto.offset.reset", "earliest");

@@ -145,7 +145,7 @@ impl Writer {
         }
         self.generation = self.generation.max(slot.generation());
         if let Some(first) = piece.iter().next()
-            && !self.around.takes_letters
+            && !self.around.without_ledger
         {
             self.survey(slot, &first).await?;
         }
@@ -288,14 +288,14 @@ impl Writer {
             }
         };
         let app_id = self.ledger.app_id(view.topic(), view.partition());
-        if !self.around.takes_letters && !self.tables[table].looked_at.contains(&slot) {
+        if !self.around.without_ledger && !self.tables[table].looked_at.contains(&slot) {
             self.look_at(table, token, &app_id, view).await?;
         }
         let known = &self.tables[table];
         // What is gathered already is newer than what any ledger covers; dead letters come in no order, so none covers them.
         let covered = match known.rows.span(slot) {
             Some(_) => None,
-            None if self.around.takes_letters => None,
+            None if self.around.without_ledger => None,
             None => known.under_way.get(&slot).or_else(|| known.positions.get(&app_id)).copied(),
         };
         Ok(Ok(At { table, covered, last: None }))
@@ -418,7 +418,7 @@ impl Writer {
         for (index, known) in self.tables.iter_mut().enumerate() {
             known.under_way = known.rows.last_offsets();
             let mut taken = known.rows.take().map_err(|reason| SinkError::Environment { sink: self.around.sink.clone(), reason })?;
-            if self.around.takes_letters {
+            if self.around.without_ledger {
                 taken.positions.clear();
             }
             if taken.batches.is_empty() {

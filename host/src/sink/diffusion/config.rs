@@ -2,19 +2,15 @@
 //!
 //! Invariant: what can be checked without the sink's surroundings is checked where it is read, so that errors point at their place.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fmt;
 use std::num::NonZeroUsize;
-use std::str::FromStr;
 
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::de::{Deserializer, Error};
-use serde::{Deserialize, Serialize, Serializer};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::pattern::PathPattern;
-use crate::config::{DurationText, Fault, Remedy, Secret, Tls};
-use crate::diffusion::connect::{self, Certificates, ServerUrl, Settings, UrlError};
+use crate::config::{DiffusionLogin, DiffusionUrl, DurationText, Fault, Secret, Tls, check_times};
+use crate::diffusion::connect::Settings;
 use crate::value::PlainOptions;
 
 /// More connections do not make a server faster.
@@ -27,7 +23,7 @@ const IN_FLIGHT_MAX: usize = 10_000;
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// Where the server listens; the path is `/diffusion` where none is given.
-    pub url: Url,
+    pub url: DiffusionUrl,
     /// The principal to log in as; without it the sink is anonymous.
     #[serde(default)]
     pub username: Option<String>,
@@ -106,57 +102,6 @@ pub enum Tombstone {
     Skip,
 }
 
-/// A checked `url`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Url(ServerUrl);
-
-impl FromStr for Url {
-    type Err = Remedy;
-
-    fn from_str(text: &str) -> Result<Self, Remedy> {
-        text.parse().map(Url).map_err(|error: UrlError| {
-            let remedy = match error {
-                UrlError::Credentials => "take them out of it and use `username` and `password`, which is never printed",
-                UrlError::Query => "leave it out: parameters of the connection are keys of the sink",
-                UrlError::Invalid(..) | UrlError::Scheme(_) => "write it as \"ws://host:port\", or \"wss://host:port\" for TLS",
-            };
-            Remedy::new(error.to_string(), remedy)
-        })
-    }
-}
-
-impl fmt::Display for Url {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl<'de> Deserialize<'de> for Url {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Cow::<str>::deserialize(deserializer)?.parse().map_err(D::Error::custom)
-    }
-}
-
-impl Serialize for Url {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl JsonSchema for Url {
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn schema_name() -> Cow<'static, str> {
-        "url of a Diffusion server".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "title": "URL", "pattern": "^wss?://", "examples": ["ws://localhost:8080"] })
-    }
-}
-
 impl Config {
     fn paths_max() -> NonZeroUsize {
         NonZeroUsize::new(1_000_000).expect("1,000,000 is not 0")
@@ -189,20 +134,7 @@ impl Config {
 
     /// What is wrong beyond single values.
     pub fn check(&self) -> Vec<Fault> {
-        let mut faults = self.tls.check();
-        let has_certificates = self.tls.ca.is_some() || self.tls.cert.is_some();
-        if has_certificates && !self.url.0.is_tls() {
-            faults.push(Fault::new("tls", "the connection is not encrypted, so certificates are of no use", "write wss:// in `url`"));
-        }
-        match (&self.username, &self.password) {
-            (Some(_), None) => faults.push(Fault::new("username", "a user without a password", "add password = { env = \"NAME\" }")),
-            (None, Some(_)) => faults.push(Fault::new("password", "a password without a user", "add username = \"NAME\"")),
-            _ => {}
-        }
-        if self.username.as_ref().is_some_and(|name| name.is_empty() || name.chars().any(char::is_control)) {
-            let wrong = "the user name is empty, or has a control character";
-            faults.push(Fault::new("username", wrong, "write the principal's name; leave `username` out for an anonymous session"));
-        }
+        let mut faults = self.login().check();
         for (name, value) in &self.topic_properties {
             let fits = |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_');
             if !fits(name) {
@@ -223,11 +155,7 @@ impl Config {
             let wrong = "a path has more updates in flight than its connection";
             faults.push(Fault::new("path_in_flight_max", wrong, "make it at most `in_flight_max`"));
         }
-        for (key, duration) in [("timeout", self.timeout), ("connect_timeout", self.connect_timeout)] {
-            if duration.get().is_zero() {
-                faults.push(Fault::new(key, format!("{key} is 0"), "no answer comes in no time; leave it out for the default"));
-            }
-        }
+        faults.extend(check_times(&[("timeout", self.timeout), ("connect_timeout", self.connect_timeout)]));
         if self.retry.delay_min > self.retry.delay_max {
             faults.push(Fault::new("retry.delay_min", "delay_min is longer than delay_max", "swap them"));
         }
@@ -239,21 +167,10 @@ impl Config {
     /// # Errors
     /// Where certificates cannot be read, in words for the user.
     pub(super) fn settings(&self) -> Result<Settings, String> {
-        let read = |path: &std::path::Path| std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()));
-        let tls = if self.url.0.is_tls() {
-            let ca = self.tls.ca.as_ref().map(|path| read(path)).transpose()?;
-            let client = self.tls.cert.as_ref().zip(self.tls.key.as_ref());
-            let client = client.map(|(cert, key)| Ok::<_, String>((read(cert)?, read(key)?))).transpose()?;
-            Some(connect::tls(&Certificates { ca, client })?)
-        } else {
-            None
-        };
-        Ok(Settings {
-            url: self.url.0.clone(),
-            username: self.username.clone().unwrap_or_default(),
-            password: self.password.as_ref().map(|password| password.expose().into()),
-            tls,
-            timeout: self.connect_timeout.get(),
-        })
+        self.login().settings(self.connect_timeout.get())
+    }
+
+    fn login(&self) -> DiffusionLogin<'_> {
+        DiffusionLogin { url: &self.url, username: self.username.as_deref(), password: self.password.as_ref(), tls: &self.tls }
     }
 }

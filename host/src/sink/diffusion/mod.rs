@@ -24,7 +24,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-pub use self::config::{Config, Retry, Tombstone, Url};
+pub use self::config::{Config, Retry, Tombstone};
 use self::lane::{Common, Ended, Health, Held, Item, Lane, Order, render};
 pub use self::pattern::PathPattern;
 use self::pattern::topic_path;

@@ -17,16 +17,15 @@ use rdkafka::{Offset, TopicPartitionList};
 use super::begin::{made_anew, out_of_range};
 use super::group::{Context, LOOKUP_TIMEOUT, to_list};
 use super::native;
-use super::reader::{Ends, ReadError};
+use super::reader::{Ends, ReadError, Shared};
 use super::relief::{Relief, one};
 use super::start::{matching, subscribe};
 use crate::ack::{Rewind, Slot, TopicPartition};
 use crate::config::{OutOfRange, Topics};
-use crate::sink::backoff::Backoff;
+use crate::source::{WATCH_INTERVAL, rewind_wait, watch};
 use crate::stop::StopReason;
 
 const POLL: Duration = Duration::from_millis(20);
-const WATCH_INTERVAL: Duration = Duration::from_secs(5);
 /// How often brokers that were unreachable are asked whether they are back, and how long that may take.
 const BACK_INTERVAL: Duration = Duration::from_secs(2);
 const BACK_TIMEOUT: Duration = Duration::from_millis(500);
@@ -39,8 +38,6 @@ const OTHERS_INTERVAL: Duration = Duration::from_secs(1);
 const GONE_AFTER: Duration = Duration::from_secs(10);
 /// By then a partition that was told to stop has done so.
 const STOPPED_AFTER: Duration = Duration::from_secs(5);
-/// Waits before a partition is read again once more without having got further.
-const REWIND_AGAIN: Backoff = Backoff { min: Duration::from_millis(200), max: Duration::from_secs(10) };
 
 /// The control thread.
 pub struct Control {
@@ -117,7 +114,8 @@ impl Control {
             }
             if clock.watched.elapsed() >= WATCH_INTERVAL {
                 clock.watched = Instant::now();
-                watch(&context);
+                let Shared { acks, budget, metrics, .. } = &*context.shared;
+                watch(&context.rules.route, acks, budget, metrics, context.rules.stuck_after);
                 // A safety net: a partition whose forwarding is lost would be read by nobody.
                 self.forward(&context, &context.shared.acks.slots().into_iter().map(|(_, name, _)| name).collect::<Vec<_>>());
             }
@@ -268,11 +266,7 @@ impl Control {
             if let Err(error) = self.consumer.pause(&one(name)) {
                 tracing::warn!(partition = %name, %error, "pause refused");
             }
-            let wait = match rewind.without_progress {
-                0 | 1 => Duration::ZERO,
-                more => REWIND_AGAIN.delay(more),
-            };
-            self.waiting.push((Instant::now() + wait, rewind));
+            self.waiting.push((Instant::now() + rewind_wait(rewind.without_progress), rewind));
         }
         let now = Instant::now();
         if !self.waiting.iter().any(|(due, _)| *due <= now) {
@@ -493,18 +487,4 @@ fn hurry(context: &Context) -> bool {
     context.shared.acks.drained(&slots, Instant::now() + Duration::from_millis(200));
     context.urgency.lower();
     context.shared.acks.is_idle()
-}
-
-fn watch(context: &Context) {
-    let metrics = &context.shared.metrics;
-    metrics.held_bytes.set(context.shared.budget.held() as i64);
-    metrics.settled_late.set(context.shared.acks.settled_late() as i64);
-    let (stuck, oldest) = context.shared.acks.stuck(context.rules.stuck_after);
-    metrics.oldest_head.set(oldest.as_secs() as i64);
-    for stuck in stuck {
-        tracing::warn!(
-            route = %context.rules.route, partition = %stuck.name, offset = stuck.first, seconds = stuck.since.as_secs(),
-            "the first record in flight does not move: its sink waits, or something is stuck"
-        );
-    }
 }

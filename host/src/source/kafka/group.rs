@@ -21,11 +21,12 @@ use super::client::Login;
 use super::heartbeat::Heartbeat;
 use super::native;
 use super::queue::Queue;
-use super::reader::{Shared, WorkerMessage, worker_of};
+use super::reader::Shared;
 use crate::ack::{Beginning, Committable, Holds, Slot, TopicPartition};
 use crate::config::{OutOfRange, Topics};
 use crate::sink::{Message, Outbox, Urgency};
 use crate::source::logs::Logs;
+use crate::source::work::{WorkerMessage, worker_of};
 use crate::stop::{Stop, StopReason};
 
 /// Reads the ledgers of a route's sinks. It may block.

@@ -6,6 +6,7 @@
 pub mod begin;
 pub mod client;
 pub mod control;
+mod feed;
 pub mod fence;
 pub mod group;
 pub mod heartbeat;

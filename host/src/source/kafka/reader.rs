@@ -7,7 +7,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
-use std::time::Duration;
 
 use parking_lot::Mutex;
 use rdkafka::consumer::ConsumerContext;
@@ -16,43 +15,10 @@ use rdkafka::types::RDKafkaErrorCode;
 use super::fence::Fence;
 use super::queue::{Item, MESSAGES_MAX, Origin, Queue, Record};
 use crate::ack::budget::{Budget, Room};
-use crate::ack::{Acks, Slot, Token, TopicPartition};
+use crate::ack::{Acks, Slot, TopicPartition};
 use crate::batch::{Batch, Entries, Handles, Headers};
 use crate::observe::RouteMetrics;
-
-/// A batch on its way to a worker.
-#[derive(Debug)]
-pub struct Work {
-    /// The partition.
-    pub slot: Slot,
-    /// The records.
-    pub batch: Batch,
-    /// What is owed for them.
-    pub token: Token,
-}
-
-/// What a worker is told.
-#[derive(Debug)]
-#[allow(clippy::large_enum_variant, reason = "nearly all are work: a box for each would cost an allocation a batch")]
-pub enum WorkerMessage {
-    /// Decide these records.
-    Work(Work),
-    /// A partition left or is read again: drop what waits of this life of it.
-    Forget(Slot, TopicPartition),
-    /// A schema that batches wait for may be there now.
-    SchemaAnswered,
-}
-
-/// Which bounds batches have.
-#[derive(Debug, Clone, Copy)]
-pub struct BatchBounds {
-    /// Most records of one batch.
-    pub records_max: usize,
-    /// Most bytes of keys and values of one batch; a single larger record is a batch of its own.
-    pub bytes_max: usize,
-    /// How long a read waits for more records.
-    pub linger: Duration,
-}
+use crate::source::work::{BatchBounds, Work, WorkerMessage, worker_of};
 
 /// Where reading ends with `--until-end`, and which partitions got there.
 #[derive(Debug, Default)]
@@ -242,15 +208,8 @@ impl<C: ConsumerContext + 'static> Reader<C> {
         self.shared.metrics.read_bytes.inc_by(bytes as u64);
         let worker = worker_of(&place.name, self.workers.len());
         // A worker that is gone drops the token: the route is ending.
-        let _ = self.workers[worker].send(WorkerMessage::Work(Work { slot: place.slot, batch, token }));
+        let _ = self.workers[worker].send(WorkerMessage::Work(Work { slot: place.slot, batch, token, letters: Vec::new() }));
     }
-}
-
-/// The worker that decides the records of a partition.
-pub fn worker_of(name: &TopicPartition, workers: usize) -> usize {
-    // Neighbouring partitions of one topic go to different workers; topics start at different ones.
-    let topic = name.topic.bytes().fold(0_usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
-    topic.wrapping_add(name.partition as usize) % workers.max(1)
 }
 
 impl Building {

@@ -22,7 +22,7 @@ use super::fence::Fence;
 use super::group::{Context, Rules};
 use super::heartbeat::Heartbeat;
 use super::queue::Queue;
-use super::reader::{BatchBounds, Ends, Reader, Shared, WorkerMessage};
+use super::reader::{Ends, Reader, Shared};
 use crate::ack::budget::Budget;
 use crate::ack::{Acks, TopicPartition};
 use crate::config::Topics;
@@ -30,6 +30,7 @@ use crate::observe::RouteMetrics;
 use crate::plugin::Room;
 use crate::sink::{Outbox, Urgency};
 use crate::source::logs::Logs;
+use crate::source::work::{BatchBounds, WorkerMessage};
 use crate::stop::{Stop, StopReason};
 
 /// How long the first answer of a broker may take.

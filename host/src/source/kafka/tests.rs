@@ -15,7 +15,6 @@ use super::client::{Login, consumer_config};
 use super::group::{ReadLedgers, Rules};
 use super::heartbeat::Heartbeat;
 use super::native;
-use super::reader::{BatchBounds, Work, WorkerMessage};
 use super::start::Reading;
 use crate::ack::budget::Budget;
 use crate::ack::{Acks, Holds, TopicPartition};
@@ -23,6 +22,7 @@ use crate::config::{KafkaSource, OutOfRange, Pattern, Topics};
 use crate::observe::Metrics;
 use crate::sink::Urgency;
 use crate::source::logs::Logs;
+use crate::source::work::{BatchBounds, Work, WorkerMessage};
 use crate::stop::{Stop, StopReason};
 
 /// Longer than any test should take: the mock cluster waits three seconds before a group's first assignment.

@@ -54,7 +54,7 @@ impl Route {
             sink: "lake".into(),
             group: "g".into(),
             decision: "d1".into(),
-            takes_letters: false,
+            without_ledger: false,
             dead,
             logs: Logs::default(),
             metrics: of_route.sink("lake"),

@@ -210,7 +210,7 @@ async fn a_dead_letter_that_is_lost_has_its_partition_read_again() {
 #[tokio::test]
 async fn dead_letters_come_in_no_order_and_none_is_taken_for_one_that_is_there() {
     let (lake, mut route) = (Lake::new(), Route::new());
-    route.around.takes_letters = true;
+    route.around.without_ledger = true;
     let slot = route.assign(0);
     let (outbox, task) = route.start(&at_once(&lake));
     // The decoder gives up a late record before a sink gives up an early one.

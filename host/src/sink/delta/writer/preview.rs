@@ -108,7 +108,7 @@ impl Previewer {
         let taken = rows.take().map_err(located)?;
         let row = taken.batches.first().map_or_else(|| Ok(String::new()), json).map_err(located)?;
         let app_id = writer.ledger.app_id(view.topic(), view.partition());
-        let last = table.filter(|_| !writer.around.takes_letters).and_then(|table| table.positions.get(&app_id));
+        let last = table.filter(|_| !writer.around.without_ledger).and_then(|table| table.positions.get(&app_id));
         Ok(Preview::Row {
             table: url.to_file_path().map_or_else(|()| url.to_string(), |path| path.display().to_string()),
             is_new: table.is_none(),
