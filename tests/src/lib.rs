@@ -5,6 +5,7 @@
 
 pub mod artifacts;
 pub mod avro;
+pub mod diffusion;
 pub mod health;
 pub mod kafka;
 pub mod other_writer;

@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod dead_letters;
+mod diffusion;
+mod diffusion_source;
 mod every_type;
 mod formats;
 mod group;

@@ -246,7 +246,7 @@ impl Gathered {
         if let Some(reason) = unfit {
             let record = self.offsets.len() as u32;
             let (code, by) = ("value".to_owned(), "decode".into());
-            self.letters.push(Letter { record, class: Class::Decode, code, message: reason.to_owned(), by, digest: None });
+            self.letters.push(Letter { record, class: Class::Decode, code, message: reason.to_owned(), by, digest: None, attempts: 1 });
         }
         self.offsets.push(offset);
         self.timestamps.push(timestamp);
