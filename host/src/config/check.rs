@@ -255,7 +255,7 @@ impl RouteCheck<'_, '_, '_> {
             self.missing("value", "add value = \"avro\", \"json\" or \"raw\"");
         }
         if let Some(from) = &diffusion {
-            self.from_diffusion(from);
+            self.diffusion(from);
         }
         let is_avro = value == Some(ValueFormat::Avro) || written.key == KeyFormat::Avro;
         if is_avro && diffusion.is_none() && self.written.names.registries.is_empty() {

@@ -52,7 +52,7 @@ impl RouteCheck<'_, '_, '_> {
     }
 
     /// What is refused or odd in a route from the Diffusion source `from`.
-    pub(super) fn from_diffusion(&mut self, from: &Name) {
+    pub(super) fn diffusion(&mut self, from: &Name) {
         for (key, wrong) in WITHOUT_MEANING {
             if self.named.part.has(key) {
                 self.fault(Fault::new(key, wrong, "leave it out"));

@@ -7,6 +7,7 @@ pub mod plugin;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 use prometheus_client::encoding::EncodeLabelSet;
@@ -120,6 +121,8 @@ pub struct SourceMetrics {
     /// Bytes of values that are kept for the changes that follow.
     pub values: Gauge,
     up: Gauge,
+    /// The log says that it is down.
+    is_told: Arc<AtomicBool>,
 }
 
 /// Counters of one sink of one route; clones share them.
@@ -269,10 +272,11 @@ impl RouteMetrics {
         metrics
     }
 
-    /// What is shown of the route's source; `part`: what it is called in readiness.
+    /// What is shown of the route's source, which is not ready yet; `part`: what it is called in readiness.
     pub fn source(&self, part: String) -> SourceMetrics {
         let labels = RouteLabels { route: self.route.to_string() };
         let f = &self.metrics.families;
+        self.metrics.part_down(&part, "no session yet");
         SourceMetrics {
             part,
             metrics: self.metrics.clone(),
@@ -280,6 +284,7 @@ impl RouteMetrics {
             topics: f.source_topics.get_or_create_owned(&labels),
             values: f.source_values.get_or_create_owned(&labels),
             up: f.source_up.get_or_create_owned(&labels),
+            is_told: Arc::default(),
         }
     }
 
@@ -313,7 +318,8 @@ impl SourceMetrics {
     /// The server answers. Logs once per change.
     pub fn up(&self) {
         self.up.set(1);
-        if self.metrics.part_up(&self.part) {
+        self.metrics.part_up(&self.part);
+        if self.is_told.swap(false, Ordering::Relaxed) {
             tracing::info!(part = %self.part, "up again");
         }
     }
@@ -321,7 +327,8 @@ impl SourceMetrics {
     /// The server does not answer: it is waited for. Logs once per change.
     pub fn down(&self, reason: &str) {
         self.up.set(0);
-        if self.metrics.part_down(&self.part, reason) {
+        self.metrics.part_down(&self.part, reason);
+        if !self.is_told.swap(true, Ordering::Relaxed) {
             tracing::warn!(part = %self.part, reason, "unavailable, waiting");
         }
     }

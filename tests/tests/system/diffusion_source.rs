@@ -7,9 +7,12 @@ use anabranch::diffusion::service::TopicType;
 use anabranch_tests::diffusion::{Diffusion, USER};
 use anabranch_tests::kafka::Broker;
 use anabranch_tests::router::{Place, Router};
+use anabranch_tests::table;
 use anabranch_tests::topic::Topic;
 use anabranch_tests::wait::until;
 use serde_json::{Value as Json, json};
+
+use crate::setup::{assert_none_missing, times};
 
 const PATIENCE: Duration = Duration::from_secs(180);
 
@@ -223,4 +226,34 @@ fn what_cannot_work_ends_at_once_and_says_why() {
     place.configure(&text.replace("?prices//", "?prices("));
     says("run", &[], USER.1, 2, "correct `topics`");
     says("check", &["--connect"], USER.1, 3, "\"?prices(\"");
+}
+
+#[test]
+fn a_table_has_every_last_value_at_least_once_and_waits_for_no_age_when_the_budget_is_spent() {
+    let server = Diffusion::start();
+    let sinks = "[sink.lake.delta]\nuri = \"table\"\nbatch = { age_max = \"1 h\" }\n\
+        columns = [{ name = \"n\", type = \"long\" }, { name = \"text\", type = \"string\" }]\n";
+    let route = "topics = [\"?prices//\"]\nvalue = \"json\"\nto = [\"lake\"]\nin_flight_max = \"1 MiB\"";
+    let place = Place::new(&config(&server, "", sinks, route));
+    let (count, text) = (1_000, "x".repeat(2_000));
+    for number in 0..count {
+        server.set(&format!("prices/{number}"), &json!({"n": number, "text": text}));
+    }
+    let mut router = start(&place);
+    let rows = || {
+        if place.path("table").join("_delta_log/00000000000000000000.json").exists() {
+            table::longs(&place.path("table"), "n")
+        } else {
+            Vec::new()
+        }
+    };
+    router.until("some rows", PATIENCE, || (!rows().is_empty()).then_some(()));
+    router.kill();
+    place.configure(&std::fs::read_to_string(place.config()).unwrap().replace("\"1 h\"", "\"200 ms\""));
+    let mut router = start(&place);
+    router.until("all rows", PATIENCE, || (times(rows()).len() as i64 == count).then_some(()));
+    router.stop();
+    let times = times(rows());
+    assert_none_missing("the table", &times, count);
+    assert!(times.values().any(|times| *times > 1), "the second start brought the first values again");
 }

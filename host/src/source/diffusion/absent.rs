@@ -23,7 +23,12 @@ pub struct Absent {
 impl Absent {
     /// Nothing is missed.
     pub fn new() -> Self {
-        Absent { paths: HashSet::new(), due: None, patience: PATIENCE }
+        Absent::with_patience(PATIENCE)
+    }
+
+    /// The same with another time to tell of topics.
+    pub(super) fn with_patience(patience: Duration) -> Self {
+        Absent { paths: HashSet::new(), due: None, patience }
     }
 
     /// A connection is lost, and with it these subscriptions.

@@ -37,6 +37,8 @@ use crate::stop::{Stop, StopReason};
 
 /// How often is looked after what was read.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+/// So long the budget has to be spent before sinks are asked not to wait for more.
+const FULL_FOR: Duration = Duration::from_millis(200);
 /// A session that lasted so long was no failure.
 const HEALTHY_AFTER: Duration = Duration::from_secs(60);
 
@@ -120,6 +122,7 @@ impl Reading {
                 stop: stop.clone(),
                 rewinds_max: route.rewinds_max,
                 watched: tokio::time::Instant::now(),
+                full: Full::No,
             },
             stop,
             ticks,
@@ -388,6 +391,15 @@ struct Keeper {
     stop: Stop,
     rewinds_max: u32,
     watched: tokio::time::Instant,
+    full: Full,
+}
+
+/// Whether the budget is spent.
+enum Full {
+    No,
+    Since(tokio::time::Instant),
+    /// And the sinks know.
+    Urgent,
 }
 
 impl Keeper {
@@ -395,6 +407,7 @@ impl Keeper {
     fn look(&mut self) -> Result<(), StopReason> {
         self.heartbeat.beat();
         self.lanes.settle();
+        self.hurry();
         for rewind in self.acks.take_rewinds() {
             self.metrics.rewinds.inc();
             let (name, reason) = (&rewind.name, rewind.reason);
@@ -417,8 +430,29 @@ impl Keeper {
         Ok(())
     }
 
+    /// What is owed counts in the budget until it is settled: a sink that waits for more, such as a table, would wait in vain.
+    fn hurry(&mut self) {
+        let is_full = self.budget.is_exhausted();
+        match self.full {
+            Full::No if is_full => self.full = Full::Since(tokio::time::Instant::now()),
+            Full::Since(since) if is_full && since.elapsed() > FULL_FOR => {
+                self.urgency.raise();
+                self.full = Full::Urgent;
+            }
+            Full::Since(_) if !is_full => self.full = Full::No,
+            Full::Urgent if !is_full => {
+                self.urgency.lower();
+                self.full = Full::No;
+            }
+            _ => {}
+        }
+    }
+
     /// Waits until what was read is settled, for a while.
     async fn drain(&mut self) {
+        if matches!(self.full, Full::Urgent) {
+            self.urgency.lower();
+        }
         self.lanes.flush();
         let slots = self.lanes.slots();
         self.acks.stop_dispatch(&slots);

@@ -36,6 +36,11 @@ struct Route {
 }
 
 fn start(server: &Server, topics: &str, source: &str, route: &str) -> Route {
+    start_with(server, topics, source, route, |_| ())
+}
+
+/// The same with a source that `change` has changed.
+fn start_with(server: &Server, topics: &str, source: &str, route: &str, change: impl FnOnce(&mut Reading)) -> Route {
     let text = format!(
         "[source.prices.diffusion]\nurl = {:?}\nretry = {{ delay_min = \"1 ms\", delay_max = \"20 ms\" }}\n{source}\n\
          [sink.out.null]\n[route.r]\ntopics = {topics}\nto = [\"out\"]\n{route}\n{}",
@@ -63,7 +68,11 @@ fn start(server: &Server, topics: &str, source: &str, route: &str) -> Route {
         heartbeat: Heartbeat::new(),
         per_partition: 0,
     };
-    let running = crate::source::start(feed);
+    let config = feed.config.clone();
+    let config::Source::Diffusion(source) = config.sources.values().next().unwrap() else { panic!("another source") };
+    let mut reading = Reading::of(source, feed).unwrap();
+    change(&mut reading);
+    let running = tokio::spawn(reading.run());
     Route { acks, stop, metrics, works, running, owed: Vec::new(), last: BTreeMap::new(), read: 0 }
 }
 
@@ -192,7 +201,10 @@ async fn after_a_cut_connection_every_last_value_comes_and_topics_that_are_gone_
     for number in 0..100 {
         server.set(&format!("p/{number}"), &json(), &value(0, "")).unwrap();
     }
-    let mut route = start(&server, "[\"?p//\"]", "removed = \"tombstone\"", "");
+    let patience = Duration::from_secs(1);
+    let mut route = start_with(&server, "[\"?p//\"]", "removed = \"tombstone\"", "", |reading| {
+        reading.absent = Absent::with_patience(patience);
+    });
     route.until("all are there", |route| route.last.len() == 100).await;
     let server = server.restart(Duration::from_millis(20), true).await.unwrap();
     for number in 0..100 {
@@ -207,6 +219,11 @@ async fn after_a_cut_connection_every_last_value_comes_and_topics_that_are_gone_
     }
     server.set("p/7", &json(), &value(2, "")).unwrap();
     route.until_last("p/7", Some(r#"{"n":2,"text":""}"#)).await;
+    // Topics that are gone after the server was away.
+    let server = server.restart(Duration::from_millis(20), false).await.unwrap();
+    server.set("p/7", &json(), &value(3, "")).unwrap();
+    route.until("99 are missed", |route| route.last.values().filter(|value| value.is_none()).count() == 99).await;
+    assert_eq!(route.last["p/7"].as_deref(), Some(r#"{"n":3,"text":""}"#));
     route.end().await.unwrap();
 }
 
@@ -333,7 +350,8 @@ async fn refusals_of_the_server_stop_the_route_with_the_remedy_or_are_tried_agai
     let mut route = start(&server, "[\"p\"]", "", "");
     assert!(route.batch(Duration::from_millis(200)).await.is_none());
     assert!(!route.running.is_finished(), "a server that is starting is waited for");
-    assert_eq!(route.metrics.all().not_ready().len(), 1);
+    let not_ready = route.metrics.all().not_ready();
+    assert!(not_ready.len() == 1 && not_ready[0].1.contains("still starting"), "{not_ready:?}");
     server.refuse_connections(None);
     route.until("the value is there", |route| route.last.contains_key("p")).await;
     until("it is ready", || route.metrics.all().not_ready().is_empty()).await;
@@ -373,4 +391,50 @@ async fn selectors_are_tried_without_running() {
     assert!(problems.len() == 1 && problems[0].contains("\"?p(\""), "{problems:?}");
     drop(server);
     assert_eq!(probe(&source, vec!["a"], PATIENCE).await.unwrap_err().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sinks_that_wait_for_more_are_asked_not_to_when_no_more_can_come() {
+    let server = Server::start(Options::default()).await.unwrap();
+    for number in 0..100 {
+        server.set(&format!("p/{number}"), &json(), &value(number, &"x".repeat(5_000))).unwrap();
+    }
+    let urgency = Arc::new(Urgency::new());
+    let (_, inbox) = urgency.inbox();
+    let mut route = start_with(&server, "[\"?p//\"]", "", "in_flight_max = \"128 KiB\"\nbatch = { bytes_max = \"16 KiB\" }", |reading| {
+        reading.keeper.urgency = urgency.clone();
+    });
+    while !inbox.is_urgent() {
+        if let Some((_, token, permit)) = route.batch(Duration::from_millis(20)).await {
+            route.owed.push((token, permit));
+        }
+    }
+    for (token, _) in std::mem::take(&mut route.owed) {
+        token.settle();
+    }
+    route.until("all are there", |route| route.last.len() == 100).await;
+    until("nothing is urgent", || !inbox.is_urgent()).await;
+    route.end().await.unwrap();
+}
+
+#[test]
+fn no_offset_of_an_earlier_start_comes_again() {
+    let (worker, works) = mpsc::channel();
+    let offsets = |now: i64| {
+        let bounds = crate::source::work::BatchBounds { records_max: 10, bytes_max: 1 << 20, linger: Duration::ZERO };
+        let metrics = Metrics::new().route(&"r".into());
+        let (acks, budget, workers) = (Acks::new(), Budget::new(1 << 20), vec![worker.clone()]);
+        let mut lanes = Lanes::new(lanes::Surroundings { source: "s".into(), bounds, acks, budget, workers, metrics }, now);
+        for _ in 0..1_000 {
+            lanes.push(Entry { path: "p", value: None, timestamp: now, unfit: None });
+        }
+        let read = works.try_iter().flat_map(|message| match message {
+            WorkerMessage::Work(work) => work.batch.offsets,
+            _ => Vec::new(),
+        });
+        read.collect::<Vec<i64>>()
+    };
+    let (first, second) = (offsets(1_800_000_000_000), offsets(1_800_000_000_001));
+    assert_eq!((first.len(), second.len()), (1_000, 1_000));
+    assert!(first.is_sorted() && second.is_sorted() && first.last() < second.first());
 }
