@@ -133,12 +133,15 @@ impl Decider {
         self.names.iter().map(String::as_str).chain(sinks)
     }
 
-    /// What would become of a record, a batch of one; `None`: asked to stop while waiting. `say`: what the user should know meanwhile.
+    /// What would become of a record, a batch of one; `None`: asked to stop while waiting. `given_up`: why the source gives it up; `say`:
+    /// what the user should know meanwhile.
     ///
     /// # Errors
     /// Where the registry does not answer.
-    pub async fn decide(&mut self, mut batch: Batch, say: impl Fn(&str)) -> Result<Option<Report>, Failure> {
+    pub async fn decide(&mut self, mut batch: Batch, given_up: Vec<Letter>, say: impl Fn(&str)) -> Result<Option<Report>, Failure> {
         let Some(mut letters) = self.resolve(&mut batch, say)? else { return Ok(None) };
+        letters.extend(given_up);
+        letters.truncate(1);
         let batch = Arc::new(batch);
         let all = SinkSet::first(self.sinks.len());
         let mut outputs = Outputs::unchanged(batch.clone(), self.formats, self.plugins.schemas.snapshot(), all);

@@ -8,6 +8,7 @@ mod from;
 mod read;
 mod report;
 mod text;
+mod topics;
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
@@ -16,7 +17,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use crate::cli::{Failure, TryOptions, is_colourful};
-use crate::config::{Action, Config};
+use crate::config::{Action, Config, KafkaSource, Route, Source};
 use crate::decode::Ask;
 use crate::observe::Metrics;
 use crate::pipeline;
@@ -29,6 +30,7 @@ pub use from::From;
 use read::{Heard, Reading};
 use report::{Outcome, Report};
 use text::Style;
+use topics::Values;
 
 /// Most records that one call tries: they are held until the newest of all partitions are known.
 pub const RECORDS_MAX: u64 = 10_000;
@@ -38,7 +40,7 @@ const WAITING_MAX: usize = 16;
 /// Tries records of a route and prints what would become of them. Call it inside a tokio runtime of several threads.
 ///
 /// # Errors
-/// Where brokers or the registry do not answer, topics are not there, or a sink cannot be as it is configured.
+/// Where the source or the registry do not answer, topics are not there, or a sink cannot be as it is configured.
 pub async fn run(config: Config, options: TryOptions) -> Result<(), Failure> {
     let route = config.routes[&options.route].clone();
     let stop = Stop::new();
@@ -52,41 +54,32 @@ pub async fn run(config: Config, options: TryOptions) -> Result<(), Failure> {
     let formats = pipeline::formats(&route);
     let mut decider = Decider::new(&config, &route, formats, plugins, registry.map(|asker| -> Arc<dyn Ask> { asker }), stop.clone())?;
 
-    let Some(source) = config.sources[&route.from].kafka() else {
-        let name = route.name.to_string();
-        return Err(Failure::Configuration(format!("route {name:?} reads a Diffusion server: only records of Kafka can be tried")));
-    };
-    let mut client = consumer_config(source, &route.name.to_string(), &route.group);
-    // A record that is gone meanwhile is no reason to fail: the oldest that is there is as good.
-    client.set("auto.offset.reset", "earliest");
-    let part = format!("source {:?}", route.from.to_string());
-    let login = Login::new(&source.brokers.join(","), &part, metrics, Credentials::of(&source.security));
     let records = options.records.min(RECORDS_MAX) as usize;
-    let reading = Reading {
-        route: route.name.to_string(),
-        client,
-        topics: route.topics.clone(),
-        from: options.from,
-        records,
-        login,
-        stop: stop.clone(),
-    };
     let (sender, mut heard) = mpsc::channel(WAITING_MAX);
-    let reader = tokio::task::spawn_blocking(move || reading.run(&sender));
+    let reader = match config.sources[&route.from].clone() {
+        Source::Kafka(source) => {
+            let reading = reading(&source, &route, options.from, records, metrics, &stop);
+            tokio::task::spawn_blocking(move || reading.run(&sender))
+        }
+        Source::Diffusion(source) => {
+            let values = Values { config, route, from: options.from, records, stop: stop.clone() };
+            tokio::spawn(async move { values.run(&source, sender).await })
+        }
+    };
 
     let out = std::io::stdout();
     let style = Style::new(decider.names(), is_colourful(out.is_terminal()), options.full);
     let mut tally = Tally::default();
     let showing = async {
         while let Some(message) = heard.recv().await {
-            let batch = match message {
+            let (batch, letters) = match message {
                 Heard::Note(text) => {
                     note(&text);
                     continue;
                 }
-                Heard::Record(batch) => *batch,
+                Heard::Record(batch, letters) => (*batch, letters),
             };
-            let Some(report) = decider.decide(batch, note).await? else { break };
+            let Some(report) = decider.decide(batch, letters, note).await? else { break };
             tally.count(&report);
             let shown = if options.json {
                 serde_json::to_string(&report).map(|line| line + "\n").map_err(|error| Failure::Broken(error.to_string()))?
@@ -110,6 +103,17 @@ pub async fn run(config: Config, options: TryOptions) -> Result<(), Failure> {
         print(&tally.text())?;
     }
     Ok(())
+}
+
+/// What reading records of a Kafka cluster takes.
+fn reading(source: &KafkaSource, route: &Route, from: From, records: usize, metrics: Metrics, stop: &Stop) -> Reading {
+    let name = route.name.to_string();
+    let mut client = consumer_config(source, &name, &route.group);
+    // A record that is gone meanwhile is no reason to fail: the oldest that is there is as good.
+    client.set("auto.offset.reset", "earliest");
+    let part = format!("source {:?}", route.from.to_string());
+    let login = Login::new(&source.brokers.join(","), &part, metrics, Credentials::of(&source.security));
+    Reading { route: name, client, topics: route.topics.clone(), from, records, login, stop: stop.clone() }
 }
 
 /// How the records ended.

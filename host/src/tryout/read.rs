@@ -18,6 +18,7 @@ use crate::ack::TopicPartition;
 use crate::batch::{Batch, Entries, Handles, Headers};
 use crate::cli::Failure;
 use crate::config::Topics;
+use crate::dead::Letter;
 use crate::source::kafka::client::Login;
 use crate::source::kafka::queue::{Item, MESSAGES_MAX, Queue, Record};
 use crate::source::kafka::start::{CONNECT_DEADLINE, Probe, find, reach};
@@ -37,8 +38,8 @@ const WIDER: i64 = 8;
 pub enum Heard {
     /// Something that the user should know while it happens.
     Note(String),
-    /// A record: a batch of one.
-    Record(Box<Batch>),
+    /// A record: a batch of one, and why the source gives it up.
+    Record(Box<Batch>, Vec<Letter>),
 }
 
 /// All that reading takes.
@@ -100,7 +101,7 @@ impl Reading {
         };
         if !found.is_empty() || self.stop.is_stopped() {
             for batch in found {
-                let _ = out.blocking_send(Heard::Record(Box::new(batch)));
+                let _ = out.blocking_send(Heard::Record(Box::new(batch), Vec::new()));
             }
             return Ok(());
         }
@@ -255,7 +256,7 @@ impl Reading {
             self.take(&consumer, &queue, |_, record| {
                 if let Some(record) = record.filter(|_| left > 0) {
                     left -= 1;
-                    let _ = out.blocking_send(Heard::Record(Box::new(copy(record))));
+                    let _ = out.blocking_send(Heard::Record(Box::new(copy(record)), Vec::new()));
                 }
             })?;
         }
@@ -316,7 +317,8 @@ fn say(out: &mpsc::Sender<Heard>, text: String) {
     let _ = out.blocking_send(Heard::Note(text));
 }
 
-fn failure(reason: StopReason) -> Failure {
+/// A route's reason to stop, as this command's.
+pub fn failure(reason: StopReason) -> Failure {
     match reason {
         StopReason::Configuration(text) => Failure::Configuration(text),
         StopReason::Environment(text) => Failure::Environment(text),

@@ -220,7 +220,16 @@ fn what_cannot_work_ends_at_once_and_says_why() {
     says("run", &[], "wr0ng-0ne", 3, "check the user name and the password");
     says("check", &["--connect"], "wr0ng-0ne", 3, "check the user name and the password");
     says("run", &["--until-end"], USER.1, 2, "run it without --until-end");
-    says("try", &[], USER.1, 2, "only records of Kafka can be tried");
+    says("try", &["--from", "earliest"], USER.1, 2, "have no past");
+    says("try", &[], "wr0ng-0ne", 3, "check the user name and the password");
+    server.set("prices/a", &json!({"bid": 1.5}));
+    server.set("prices/b", &Json::Null);
+    let tried = place.start_with("try", &["--records", "2"], &variables(USER.1)).end(PATIENCE);
+    assert_eq!(tried.code(), Some(0), "{}", tried.stderr);
+    for what in ["key      prices/a", "value    {\"bid\":1.5}", "key      prices/b", "value    null", "2 records tried: 2 to all"] {
+        assert!(tried.stdout.contains(what), "{what}:\n{}", tried.stdout);
+    }
+    assert_eq!(topic.ends()[&0], 0, "nothing was written");
     let checked = place.start_with("check", &["--connect"], &variables(USER.1)).end(PATIENCE);
     assert_eq!(checked.code(), Some(0), "{}", checked.stderr);
     place.configure(&text.replace("?prices//", "?prices("));
