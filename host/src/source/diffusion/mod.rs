@@ -5,7 +5,9 @@
 //! waits, and in the end gives the session up; the next one then begins with the values of that time.
 
 mod absent;
+mod keeper;
 mod lanes;
+mod probe;
 mod record;
 #[cfg(test)]
 mod tests;
@@ -17,12 +19,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::time::{Interval, MissedTickBehavior};
 
 use self::absent::Absent;
+use self::keeper::{Full, Keeper, LOOK_INTERVAL};
 use self::lanes::{Entry, Lanes};
+pub use self::probe::probe;
 use self::record::{Form, Written};
-use super::kafka::heartbeat::Heartbeat;
-use super::{DRAIN_DEADLINE, Feed, STUCK_AFTER, WATCH_INTERVAL, watch};
-use crate::ack::Acks;
-use crate::ack::budget::Budget;
+use super::Feed;
 use crate::config::{DiffusionSource, Removed, Topics};
 use crate::diffusion::code::{self, Consequence};
 use crate::diffusion::connect::Settings;
@@ -30,15 +31,10 @@ use crate::diffusion::path;
 use crate::diffusion::service::{Reason, Request};
 use crate::diffusion::session::{Event, Refused, Session};
 use crate::diffusion::subscriptions::{Subscriptions, Update};
-use crate::observe::{RouteMetrics, SourceMetrics};
+use crate::observe::SourceMetrics;
 use crate::sink::backoff::Backoff;
-use crate::sink::{Message, Outbox, Urgency};
 use crate::stop::{Stop, StopReason};
 
-/// How often is looked after what was read.
-const LOOK_INTERVAL: Duration = Duration::from_millis(20);
-/// So long the budget has to be spent before sinks are asked not to wait for more.
-const FULL_FOR: Duration = Duration::from_millis(200);
 /// A session that lasted so long was no failure.
 const HEALTHY_AFTER: Duration = Duration::from_secs(60);
 
@@ -343,135 +339,7 @@ impl Reading {
     }
 }
 
-/// Looks whether the server takes the login and the topic selectors; what it has not answered within `patience` counts as taken, since
-/// values may come first.
-///
-/// # Errors
-/// What is wrong, in words for the user.
-pub async fn probe(source: &DiffusionSource, selectors: Vec<&str>, patience: Duration) -> Result<(), Vec<String>> {
-    let settings = source.settings().map_err(|reason| vec![reason])?;
-    let connected = Session::<&str>::connect(&settings).await;
-    let mut session = connected.map_err(|error| vec![format!("{}: {error}", settings.url)])?;
-    let mut problems = Vec::new();
-    for selector in selectors {
-        if let Err((_, too_long)) = session.request(&Request::Subscribe { selector }, selector) {
-            problems.push(format!("the topic selector {selector:?}: {too_long}"));
-        }
-    }
-    let answers = async {
-        let mut events = Vec::new();
-        while session.in_flight() > 0 && session.events(&mut events).await.is_ok() {
-            for event in events.drain(..) {
-                if let Event::Answer { of, answer: Err(refused), .. } = event {
-                    problems.push(format!("the topic selector {of:?}: {refused}"));
-                }
-            }
-        }
-    };
-    let _ = tokio::time::timeout(patience, answers).await;
-    session.close().await;
-    if problems.is_empty() { Ok(()) } else { Err(problems) }
-}
-
 /// Milliseconds since 1970-01-01T00:00Z.
 fn now() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
-}
-
-/// What was read and is not settled, looked after whether there is a session or not.
-struct Keeper {
-    route: Arc<str>,
-    lanes: Lanes,
-    acks: Acks,
-    budget: Budget,
-    sinks: Vec<Outbox>,
-    urgency: Arc<Urgency>,
-    metrics: RouteMetrics,
-    heartbeat: Heartbeat,
-    stop: Stop,
-    rewinds_max: u32,
-    watched: tokio::time::Instant,
-    full: Full,
-}
-
-/// Whether the budget is spent.
-enum Full {
-    No,
-    Since(tokio::time::Instant),
-    /// And the sinks know.
-    Urgent,
-}
-
-impl Keeper {
-    /// Lets go of what is settled and dispatches again what was dropped; call it every few milliseconds.
-    fn look(&mut self) -> Result<(), StopReason> {
-        self.heartbeat.beat();
-        self.lanes.settle();
-        self.hurry();
-        for rewind in self.acks.take_rewinds() {
-            self.metrics.rewinds.inc();
-            let (name, reason) = (&rewind.name, rewind.reason);
-            if rewind.without_progress > self.rewinds_max {
-                let times = rewind.without_progress - 1;
-                let text = format!("route {:?}: {name} was dispatched again {times} times without getting further ({reason})", self.route);
-                return Err(StopReason::Broken(text));
-            }
-            tracing::warn!(route = %self.route, partition = %name, from = rewind.from, reason, "rewind");
-            for sink in &self.sinks {
-                sink.send(Message::Abandon(rewind.old));
-            }
-            self.lanes.rewind(&rewind);
-        }
-        self.lanes.resume();
-        if self.watched.elapsed() >= WATCH_INTERVAL {
-            self.watched = tokio::time::Instant::now();
-            watch(&self.route, &self.acks, &self.budget, &self.metrics, STUCK_AFTER);
-        }
-        Ok(())
-    }
-
-    /// What is owed counts in the budget until it is settled: a sink that waits for more, such as a table, would wait in vain.
-    fn hurry(&mut self) {
-        let is_full = self.budget.is_exhausted();
-        match self.full {
-            Full::No if is_full => self.full = Full::Since(tokio::time::Instant::now()),
-            Full::Since(since) if is_full && since.elapsed() > FULL_FOR => {
-                self.urgency.raise();
-                self.full = Full::Urgent;
-            }
-            Full::Since(_) if !is_full => self.full = Full::No,
-            Full::Urgent if !is_full => {
-                self.urgency.lower();
-                self.full = Full::No;
-            }
-            _ => {}
-        }
-    }
-
-    /// Waits until what was read is settled, for a while.
-    async fn drain(&mut self) {
-        if matches!(self.full, Full::Urgent) {
-            self.urgency.lower();
-        }
-        self.lanes.flush();
-        let slots = self.lanes.slots();
-        self.acks.stop_dispatch(&slots);
-        let stopped_by_need = !matches!(self.stop.reason(), None | Some(StopReason::Asked));
-        self.urgency.raise();
-        let deadline = tokio::time::Instant::now() + if stopped_by_need { Duration::from_secs(1) } else { DRAIN_DEADLINE };
-        let owing = loop {
-            self.heartbeat.beat();
-            let owing = self.acks.drained(&slots, std::time::Instant::now());
-            if owing.is_empty() || tokio::time::Instant::now() >= deadline {
-                break owing;
-            }
-            tokio::time::sleep(LOOK_INTERVAL).await;
-        };
-        if !owing.is_empty() {
-            tracing::warn!(route = %self.route, "ending with records in flight: their topics' values come again with the next start");
-        }
-        // There is nowhere to commit to.
-        self.acks.revoke(&slots, |_| ());
-        self.urgency.lower();
-    }
 }

@@ -7,12 +7,14 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::ack::Token;
-use crate::ack::budget::Permit;
+use crate::ack::budget::{Budget, Permit};
+use crate::ack::{Acks, Token};
 use crate::config;
 use crate::diffusion::server::{Options, Server};
 use crate::diffusion::service::{Specification, TopicType};
-use crate::observe::Metrics;
+use crate::observe::{Metrics, RouteMetrics};
+use crate::sink::Urgency;
+use crate::source::kafka::heartbeat::Heartbeat;
 use crate::source::logs::Logs;
 use crate::source::work::{Work, WorkerMessage};
 
