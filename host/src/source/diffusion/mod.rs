@@ -166,6 +166,7 @@ impl Reading {
                 }
             };
             self.health.down(&reason);
+            self.health.topics.set(0);
             self.failures = self.failures.saturating_add(1);
             let delay = self.backoff.delay(self.failures);
             tracing::debug!(route = %self.keeper.route, reason, ?delay, "no session");
