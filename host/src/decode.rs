@@ -138,7 +138,8 @@ impl Resolver {
             }
             tokio::select! {
                 () = tokio::time::sleep(ASK_AGAIN) => (),
-                _ = self.stop.stopped() => return,
+                // The workers let go of what waits for it: a drain would wait for that in vain.
+                _ = self.stop.stopped() => break,
             }
         }
         for worker in self.workers.lock().iter() {

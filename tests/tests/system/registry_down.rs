@@ -100,6 +100,30 @@ fn records_wait_for_a_registry_that_is_down_at_the_start_and_then_hangs() {
 }
 
 #[test]
+fn a_router_that_stops_does_not_wait_for_a_registry_that_is_down() {
+    let broker = Broker::shared();
+    let (topic, dead) = (broker.topic("registry-stop", 1), broker.topic("registry-stop-dead", 1));
+    let (registry_port, listen) = (free_port(), free_port());
+    let first = Registry::start_at(registry_port).unwrap();
+    let avro = Avro::register(&first, "orders-value", &order_schema());
+    drop(first);
+    let receiver = Receiver::start();
+    let place = place(&topic, &dead, &url_at(registry_port), &receiver, listen);
+    topic.send((0..5).map(|id| order(&avro, id)));
+    let mut router = place.run();
+    router.until("records to wait for the registry", MOMENT, || ready(listen).filter(|(status, _)| *status == 503));
+    // Its partitions are another's to read as long as it waits: half a minute, where it waited for sinks.
+    let began = std::time::Instant::now();
+    router.stop();
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+    let registry = Registry::start_at(registry_port).unwrap();
+    Avro::register(&registry, "orders-value", &order_schema());
+    place.run_until_end();
+    assert_eq!(received(&receiver).into_keys().collect::<Vec<_>>(), [0, 1, 2, 3, 4]);
+    assert_eq!(dead.ends()[&0], 0);
+}
+
+#[test]
 fn an_id_that_the_registry_does_not_have_is_a_dead_letter_after_the_wait() {
     let broker = Broker::shared();
     let (topic, dead) = (broker.topic("unknown-id", 1), broker.topic("unknown-id-dead", 1));
