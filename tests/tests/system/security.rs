@@ -7,7 +7,12 @@ use anabranch_tests::receiver::{Answer, Receiver};
 use anabranch_tests::router::{END_MAX, Ended, Place};
 use anabranch_tests::security::{PLAIN_USER, SCRAM_USER, token};
 use anabranch_tests::topic::{Record, Topic};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
+
+/// Longest wait for what the router does by itself.
+const WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// Reads `from` at a listener and writes to `to` with the same `security`, inline tables of TOML.
 fn place(listener: Listener, security: &str, from: &Topic, to: &Topic) -> Place {
@@ -35,19 +40,69 @@ fn run(place: &Place) -> Ended {
     place.start_with("run", &["--until-end"], &secrets).end(END_MAX)
 }
 
+/// Gives tokens to the client `carol` with PLAIN's password (RFC 6749, section 4.4), for so many seconds; refuses all others.
+fn token_endpoint(seconds: u64) -> Receiver {
+    let credentials = format!("Basic {}", STANDARD.encode(format!("carol:{}", PLAIN_USER.1)));
+    Receiver::answering(move |request| {
+        let form = String::from_utf8_lossy(&request.body);
+        let asks = ["grant_type=client_credentials", "scope=kafka"].iter().all(|part| form.split('&').any(|found| found == *part));
+        if !asks || request.headers.get("authorization") != Some(&credentials) {
+            return Answer::status(401).body("{\"error\":\"invalid_client\"}");
+        }
+        let body = json!({"access_token": token(), "token_type": "Bearer", "expires_in": seconds});
+        Answer::status(200).header("content-type", "application/json").body(body.to_string())
+    })
+}
+
+/// `secret`: the environment variable with the client's secret.
+fn oauth(tokens: &Receiver, secret: &str) -> String {
+    let url = tokens.url("/token");
+    format!(
+        "mechanism = \"OAUTHBEARER\", oauth = {{ token_url = \"{url}\", client_id = \"carol\", scope = \"kafka\", client_secret = {{ env = \"{secret}\" }} }}"
+    )
+}
+
+#[test]
+fn a_token_is_fetched_again_before_it_expires_and_records_go_on() {
+    let broker = Broker::shared();
+    let (from, to) = (broker.topic("renewed", 1), broker.topic("renewed-copy", 1));
+    let tokens = token_endpoint(5);
+    let place = place(Listener::SaslPlaintext, &format!("protocol = \"sasl_plaintext\", {}", oauth(&tokens, "PLAIN")), &from, &to);
+    from.send([Record::value("first")]);
+    let mut router = place.start_with("run", &[], &[("PLAIN", PLAIN_USER.1)]);
+    to.wait_records(1, WAIT_MAX);
+    // Source and sink have a token each by now, which is good for five seconds.
+    let had = tokens.count();
+    router.until("new tokens", WAIT_MAX, || (tokens.count() >= had + 4).then_some(()));
+    from.send([Record::value("second")]);
+    let values: Vec<_> = to.wait_records(2, WAIT_MAX).into_iter().map(|record| record.value.unwrap()).collect();
+    assert_eq!(values, [b"first".to_vec(), b"second".to_vec()]);
+    assert!(tokens.requests().iter().all(|request| request.status == 200), "{:?}", tokens.requests());
+    let ended = router.stop();
+    assert!(!ended.stderr.contains("unavailable"), "{}", ended.stderr);
+}
+
+#[test]
+fn a_client_that_the_token_endpoint_refuses_is_one_message_with_the_remedy_and_exit_code_3() {
+    let broker = Broker::shared();
+    let (from, to) = (broker.topic("no-token", 1), broker.topic("no-token-copy", 1));
+    let tokens = token_endpoint(3600);
+    let security = format!("protocol = \"sasl_plaintext\", {}", oauth(&tokens, "WRONG"));
+    let ended = run(&place(Listener::SaslPlaintext, &security, &from, &to));
+    assert_eq!(ended.code(), Some(3), "{}", ended.stderr);
+    let errors: Vec<&str> = ended.stderr.lines().filter(|line| line.starts_with("error")).collect();
+    assert_eq!(errors.len(), 1, "{}", ended.stderr);
+    assert!(errors[0].contains("401") && errors[0].contains("check `oauth`"), "{}", errors[0]);
+    assert!(!ended.stderr.contains("guess"), "the secret is in the log");
+}
+
 #[test]
 fn a_route_reads_and_writes_with_every_protocol_and_mechanism() {
     let broker = Broker::shared();
     let ca = format!("ca = \"{}\"", broker.security.ca().display());
     let (cert, key) = broker.security.client();
-    let tokens = Receiver::answering(|_| {
-        let body = json!({"access_token": token(), "token_type": "Bearer", "expires_in": 3600});
-        Answer::status(200).header("content-type", "application/json").body(body.to_string())
-    });
-    let oauth = format!(
-        "mechanism = \"OAUTHBEARER\", oauth = {{ token_url = \"{}\", client_id = \"carol\", client_secret = {{ env = \"PLAIN\" }} }}",
-        tokens.url("/token")
-    );
+    let tokens = token_endpoint(3600);
+    let oauth = oauth(&tokens, "PLAIN");
     let login = |mechanism: &str, name: &str, secret: &str| {
         format!("mechanism = \"{mechanism}\", username = \"{name}\", password = {{ env = \"{secret}\" }}")
     };

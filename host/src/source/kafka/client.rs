@@ -97,6 +97,8 @@ const TOKEN_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Debug, Default)]
 struct State {
     last: Option<Trouble>,
+    /// Why there was no token, the last time that one was asked for: librdkafka keeps it to itself.
+    no_token: Option<String>,
     /// A broker answered at least once: from then on trouble is an outage that is waited out, before it is a reason not to start.
     connected: bool,
     down: bool,
@@ -190,6 +192,15 @@ impl Login {
     /// # Errors
     /// Where the token endpoint refuses or does not answer; librdkafka asks again.
     pub fn token(&self) -> Result<OAuthToken, Box<dyn std::error::Error>> {
+        let token = self.ask_for_token();
+        self.state.lock().no_token = token.as_ref().err().map(|error| {
+            let causes = std::iter::successors(error.source(), |cause| cause.source());
+            causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+        });
+        token
+    }
+
+    fn ask_for_token(&self) -> Result<OAuthToken, Box<dyn std::error::Error>> {
         let Some(credentials) = &self.credentials else { return Err("no client credentials are configured".into()) };
         let answer: serde_json::Value = self.runtime.block_on(async {
             let mut form = vec![("grant_type", "client_credentials")];
@@ -216,6 +227,8 @@ impl Login {
         let passing = |text: String| Some(Trouble { text, lasting: false });
         match code? {
             RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SaslAuthenticationFailed if self.credentials.is_some() => {
+                let no_token = self.state.lock().no_token.clone();
+                let reason = no_token.as_deref().unwrap_or(reason);
                 lasting(format!("no login at {brokers} by token ({reason}): check `oauth` in `security`, and that its token_url answers"))
             }
             RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SaslAuthenticationFailed => {
