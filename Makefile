@@ -5,7 +5,7 @@ RECORDS ?=
 DIR ?=
 MINUTES ?= 10
 
-.PHONY: help setup build test languages fuzz mutants bench demo lint plugins
+.PHONY: help setup build test languages fuzz soak mutants bench demo lint plugins
 
 help: ## show these lines
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
@@ -36,6 +36,13 @@ test: ## everything: lints, unit and property tests, plugins, the real binary ag
 fuzz: ## random inputs against every reader of foreign bytes; MINUTES=n in all (10)
 	@tests/setup.sh test
 	@tests/fuzz.sh $(MINUTES)
+
+soak: ## three routes under random faults, then exact counts and a table of figures; MINUTES=n (10)
+	@tests/setup.sh test
+	@plugins/build.sh
+	@OUT="$(CARGO_TARGET_DIR)/test-components" plugins/build.sh tests/guests/hostile
+	@cargo build --quiet --workspace --bin anabranch
+	@ANABRANCH_SOAK_MINUTES=$(MINUTES) cargo test --quiet --workspace --test soak -- --nocapture random_faults
 
 bench: ## what the router costs beside its baselines, optimised, on a real Kafka; ARGS="--only filter --runs 1"
 	@tests/setup.sh test

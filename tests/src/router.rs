@@ -3,6 +3,7 @@
 //! Invariant: the binary is the one that the build made or `ANABRANCH_BIN` names, and no test waits for it without a deadline.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
@@ -21,11 +22,35 @@ pub fn binary() -> PathBuf {
     if let Some(path) = std::env::var_os("ANABRANCH_BIN") {
         return PathBuf::from(path);
     }
+    built("debug/anabranch").expect("the binary is not there: cargo build --package anabranch, or set ANABRANCH_BIN")
+}
+
+/// The component of a plugin for tests, made of the crate of this name below `tests/guests`.
+///
+/// # Panics
+/// Where it is not there, with the remedy.
+pub fn test_component(name: &str) -> PathBuf {
+    let file = format!("test-components/anabranch-test-{name}.wasm");
+    let remedy = "OUT=$CARGO_TARGET_DIR/test-components plugins/build.sh tests/guests/*";
+    built(&file).unwrap_or_else(|| panic!("{file} is not in the build folder: {remedy}"))
+}
+
+fn built(file: &str) -> Option<PathBuf> {
     // A test is <build folder>/debug/deps/NAME; with a build folder of its own, results are in the target folder.
-    let beside = std::env::current_exe().ok().and_then(|test| Some(test.ancestors().nth(2)?.join("anabranch")));
-    let target = std::env::var_os("CARGO_TARGET_DIR").map(|target| Path::new(&target).join("debug/anabranch"));
-    let found = target.into_iter().chain(beside).find(|path| path.is_file());
-    found.expect("the binary is not there: cargo build --package anabranch, or set ANABRANCH_BIN")
+    let beside = std::env::current_exe().ok().and_then(|test| Some(test.ancestors().nth(3)?.join(file)));
+    let target = std::env::var_os("CARGO_TARGET_DIR").map(|target| Path::new(&target).join(file));
+    target.into_iter().chain(beside).find(|path| path.is_file())
+}
+
+/// The binary as a command. Permissions hold for it also where root runs the tests, who could write to what is read-only.
+fn anabranch() -> Command {
+    if fs::metadata("/proc/self").unwrap().uid() != 0 {
+        return Command::new(binary());
+    }
+    // Becomes the router, with the same process id.
+    let mut command = Command::new("setpriv");
+    command.args(["--bounding-set", "-dac_override", "--"]).arg(binary());
+    command
 }
 
 /// A configuration in a folder of its own, which routers run.
@@ -65,7 +90,7 @@ impl Place {
 
     /// The same with variables in its environment.
     pub fn start_with(&self, command: &str, options: &[&str], variables: &[(&str, &str)]) -> Router {
-        let mut router = Command::new(binary());
+        let mut router = anabranch();
         router.arg(command).arg(self.config()).args(options).envs(variables.iter().copied()).current_dir(&self.folder);
         let number = fs::read_dir(&self.folder).unwrap().count();
         Router(Process::start(&format!("run-{number}"), &mut router, &self.folder))
@@ -144,6 +169,11 @@ impl Router {
     pub fn kill(mut self) {
         assert!(self.0.ended().is_none(), "the router ended before it was killed:\n{}", self.log());
         self.0.kill();
+    }
+
+    /// The file of its log.
+    pub fn log_path(&self) -> &Path {
+        &self.0.stderr
     }
 
     /// What it has logged so far.

@@ -129,11 +129,15 @@ impl Topic {
 
     /// Sends records, in order, and returns when the broker has all of them.
     pub fn send(&self, records: impl IntoIterator<Item = Record>) {
+        self.writer().send(records, ANSWER_MAX);
+    }
+
+    /// Whoever writes to it for long.
+    pub fn writer(&self) -> Writer<'_> {
         let mut client = self.client.clone();
         // What a topic takes is for the topic to say.
         client.set("enable.idempotence", "true").set("linger.ms", "5").set("message.max.bytes", RECORD_MAX);
-        let producer: BaseProducer = client.create().unwrap();
-        self.send_all(&producer, records);
+        Writer { topic: &self.name, producer: client.create().unwrap() }
     }
 
     /// Begins a transaction with these records, which the broker has then.
@@ -143,41 +147,10 @@ impl Topic {
         let producer: BaseProducer = self.client.clone().set("transactional.id", id).create().unwrap();
         producer.init_transactions(ANSWER_MAX).unwrap();
         producer.begin_transaction().unwrap();
-        self.send_all(&producer, records);
-        Transaction(producer)
+        let writer = Writer { topic: &self.name, producer };
+        writer.send(records, ANSWER_MAX);
+        Transaction(writer.producer)
     }
-
-    fn send_all(&self, producer: &BaseProducer, records: impl IntoIterator<Item = Record>) {
-        for record in records {
-            self.send_one(producer, &record);
-        }
-        producer.flush(ANSWER_MAX).unwrap();
-        assert_eq!(producer.in_flight_count(), 0);
-    }
-
-    fn send_one(&self, producer: &BaseProducer, record: &Record) {
-        let mut headers = OwnedHeaders::new();
-        for (key, value) in &record.headers {
-            headers = headers.insert(Header { key, value: value.as_deref() });
-        }
-        let started = Instant::now();
-        let mut sent: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(&self.name).headers(headers);
-        sent.key = record.key.as_deref();
-        sent.payload = record.value.as_deref();
-        sent.partition = record.partition;
-        sent.timestamp = record.timestamp;
-        loop {
-            match producer.send(sent) {
-                Ok(()) => return,
-                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) if started.elapsed() < ANSWER_MAX => {
-                    producer.poll(Duration::from_millis(10));
-                    sent = back;
-                }
-                Err((error, _)) => panic!("topic {}: {error}", self.name),
-            }
-        }
-    }
-
     /// The offset behind the last record of each partition.
     pub fn ends(&self) -> BTreeMap<i32, i64> {
         let consumer = self.consumer("none");
@@ -220,6 +193,14 @@ impl Topic {
 
     /// All records that are there now, partition by partition.
     pub fn records(&self) -> Vec<Record> {
+        let mut records = Vec::new();
+        self.each(|record| records.push(record));
+        records.sort_by_key(|record| (record.partition, record.offset));
+        records
+    }
+
+    /// Visits all records that are there now, those of each partition in order.
+    pub fn each(&self, mut visit: impl FnMut(Record)) {
         let ends = self.ends();
         // Behind the last record there may be more offsets: of transactions, and of what was compacted.
         let mut client = self.client.clone();
@@ -231,18 +212,16 @@ impl Topic {
         }
         consumer.assign(&list).unwrap();
         let mut open: BTreeMap<i32, i64> = ends.into_iter().filter(|(_, end)| *end > 0).collect();
-        let mut records = Vec::new();
-        let started = Instant::now();
+        let mut last = Instant::now();
         while !open.is_empty() {
-            assert!(started.elapsed() < ANSWER_MAX, "topic {}: {open:?} are not read to their end", self.name);
+            assert!(last.elapsed() < ANSWER_MAX, "topic {}: {open:?} are not read to their end", self.name);
             let Some(message) = consumer.poll(Duration::from_millis(100)) else { continue };
+            last = Instant::now();
             match message {
                 Err(KafkaError::PartitionEOF(partition)) => _ = open.remove(&partition),
-                message => records.push(record(&message.unwrap())),
+                message => visit(record(&message.unwrap())),
             }
         }
-        records.sort_by_key(|record| (record.partition, record.offset));
-        records
     }
 
     /// Waits until there are `count` records, and gives all that are there then.
@@ -250,6 +229,47 @@ impl Topic {
         let what = format!("{count} records in topic {}", self.name);
         until(&what, within, || (self.ends().values().sum::<i64>() >= count).then_some(()));
         self.records()
+    }
+}
+
+/// Writes to a topic.
+pub struct Writer<'a> {
+    topic: &'a str,
+    producer: BaseProducer,
+}
+
+impl Writer<'_> {
+    /// Sends records, in order, and returns when the broker has all of them.
+    ///
+    /// # Panics
+    /// Where it has not `within` that time.
+    pub fn send(&self, records: impl IntoIterator<Item = Record>, within: Duration) {
+        records.into_iter().for_each(|record| self.send_one(&record));
+        self.producer.flush(within).unwrap();
+        assert_eq!(self.producer.in_flight_count(), 0);
+    }
+
+    fn send_one(&self, record: &Record) {
+        let mut headers = OwnedHeaders::new();
+        for (key, value) in &record.headers {
+            headers = headers.insert(Header { key, value: value.as_deref() });
+        }
+        let started = Instant::now();
+        let mut sent: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(self.topic).headers(headers);
+        sent.key = record.key.as_deref();
+        sent.payload = record.value.as_deref();
+        sent.partition = record.partition;
+        sent.timestamp = record.timestamp;
+        loop {
+            match self.producer.send(sent) {
+                Ok(()) => return,
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) if started.elapsed() < ANSWER_MAX => {
+                    self.producer.poll(Duration::from_millis(10));
+                    sent = back;
+                }
+                Err((error, _)) => panic!("topic {}: {error}", self.topic),
+            }
+        }
     }
 }
 
