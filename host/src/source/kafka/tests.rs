@@ -193,18 +193,24 @@ impl Running {
     /// Ends the route in order.
     fn end(self) {
         self.stop.stop(StopReason::Asked);
-        self.thread.join().unwrap().unwrap();
+        self.ended().unwrap();
     }
 
-    /// The text with which the route stops by itself.
-    fn refusal(self) -> String {
+    /// How the route ended, once it has.
+    fn ended(self) -> Result<(), StopReason> {
         let began = Instant::now();
         while !self.thread.is_finished() {
             assert!(began.elapsed() < PATIENCE, "the route goes on");
             std::thread::sleep(Duration::from_millis(20));
         }
-        let ended = self.thread.join().unwrap();
-        self.stop.reason().or(ended.err()).expect("a reason").to_string()
+        self.thread.join().unwrap()
+    }
+
+    /// The text with which the route stops by itself.
+    fn refusal(self) -> String {
+        let stop = self.stop.clone();
+        let ended = self.ended();
+        stop.reason().or(ended.err()).expect("a reason").to_string()
     }
 }
 
@@ -442,6 +448,6 @@ fn until_end_ends_when_everything_that_was_there_is_settled() {
     let route = Running::start(&cluster, Setup { until_end: true, ..Setup::default() });
     let read = route.settle(9);
     assert_eq!((read[&0].len(), read[&2].len()), (7, 2));
-    route.thread.join().unwrap().unwrap();
+    route.ended().unwrap();
     assert_eq!((cluster.committed(0).0, cluster.committed(1).0, cluster.committed(2).0), (Some(7), Some(0), Some(2)));
 }

@@ -7,7 +7,7 @@ use apache_avro::types::Value as Avro;
 use tokio::task::JoinHandle;
 
 use super::lake::Lake;
-use super::route::{ORDER, Route, one_table, order, send};
+use super::route::{ORDER, Route, WAIT_MAX, one_table, order, send};
 use crate::ack::{Slot, TopicPartition};
 use crate::config::DurationText;
 use crate::sink::delta::Config;
@@ -165,7 +165,9 @@ async fn lives(seed: u64) {
     }
     drop(zombie);
     let mut life = Life::start(&config, &world);
+    let began = std::time::Instant::now();
     while !life.has_read_everything() {
+        assert!(began.elapsed() < WAIT_MAX, "seed {seed}: waited {WAIT_MAX:?} for everything to be read");
         assert!(!life.task.is_finished(), "seed {seed}: {:?}", life.task.await);
         life.rewind();
         for partition in 0..PARTITIONS {

@@ -1,6 +1,7 @@
 //! What surrounds a sink in a route: pieces with real tokens, dead letters, a decision.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use apache_avro::types::Value as Avro;
 use bytes::Bytes;
@@ -23,6 +24,20 @@ pub const ORDER: &str = r#"{"type":"record","name":"Order","fields":[{"name":"id
 pub const ORDER_AND_CITY: &str = r#"{"type":"record","name":"Order","fields":[{"name":"id","type":"long"},{"name":"name","type":"string"},{"name":"city","type":["null","string"],"default":null}]}"#;
 pub const ORDER_WITH_TEXT_ID: &str =
     r#"{"type":"record","name":"Order","fields":[{"name":"id","type":{"type":"array","items":"string"}},{"name":"name","type":"string"}]}"#;
+
+/// Longest wait for what has to come: a test that waits for a mistake fails, it does not hang.
+pub const WAIT_MAX: Duration = Duration::from_secs(30);
+/// Longest life of a sink.
+pub const SINK_MAX: Duration = Duration::from_secs(60);
+
+/// Waits until it is so. The deadline counts real time, also where the test's clock stands still.
+pub async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let began = std::time::Instant::now();
+    while !is_so() {
+        assert!(began.elapsed() < WAIT_MAX, "waited {WAIT_MAX:?} for {what}");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
 
 /// A route with one sink under test.
 pub struct Route {
@@ -70,7 +85,8 @@ impl Route {
     pub fn start(&self, config: &Config) -> (Outbox, JoinHandle<Result<(), SinkError>>) {
         let (outbox, inbox) = self.urgency.inbox();
         let sink = Delta::new(config, self.around.clone()).expect("a good place");
-        (outbox, tokio::spawn(sink.run(inbox)))
+        let running = sink.run(inbox);
+        (outbox, tokio::spawn(async { tokio::time::timeout(SINK_MAX, running).await.expect("the sink ends in time") }))
     }
 
     /// A piece with records of consecutive offsets from `first`, under an Avro schema; `None` is a tombstone.
@@ -119,6 +135,14 @@ impl Route {
         self.piece(slot, partition, first, ORDER, &values)
     }
 
+    /// The next dead letter.
+    pub async fn next_letter(&mut self) -> Piece {
+        match tokio::time::timeout(WAIT_MAX, self.letters.next()).await {
+            Ok(Some(Message::Piece(letter))) => letter,
+            other => panic!("a dead letter was expected, not {:?}", other.map(|message| message.is_some())),
+        }
+    }
+
     /// Offsets that became committable since the last call, of one partition.
     pub fn committable(&self, slot: Slot) -> Option<i64> {
         self.acks.take_committable(Some(&[slot])).first().map(|due| due.offset)
@@ -126,7 +150,9 @@ impl Route {
 
     /// Waits until everything of a partition up to `next` is committable.
     pub async fn settled(&self, slot: Slot, next: i64) {
+        let began = std::time::Instant::now();
         while self.committable(slot) != Some(next) {
+            assert!(began.elapsed() < WAIT_MAX, "waited {WAIT_MAX:?} for {slot:?} to be settled up to {next}");
             tokio::task::yield_now().await;
         }
     }

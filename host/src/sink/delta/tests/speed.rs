@@ -8,7 +8,7 @@ use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 
 use super::lake::Lake;
-use super::route::{Route, one_table, send};
+use super::route::{Route, SINK_MAX, one_table, send};
 use crate::sink::delta::{read_table, row_count};
 use crate::sink::{Piece, Sink};
 use crate::value::{Appender, Rows, table_fields};
@@ -78,7 +78,7 @@ async fn a_row_costs_little_more_than_arrow_and_parquet_for_it() {
     pieces.into_iter().for_each(|piece| send(&outbox, piece));
     drop(outbox);
     let started = Instant::now();
-    sink.run(inbox).await.expect("written");
+    tokio::time::timeout(SINK_MAX, sink.run(inbox)).await.expect("the sink ends in time").expect("written");
     let whole = started.elapsed();
     assert_eq!(row_count(&lake.uri()).await.expect("a count"), count as u64);
     assert_eq!(read_table(&lake.uri()).await.expect("rows").iter().map(|batch| batch.num_rows()).sum::<usize>(), count);

@@ -9,7 +9,7 @@ use arrow::datatypes::{Int32Type, Int64Type};
 use tokio::time::Instant;
 
 use super::lake::Lake;
-use super::route::{ORDER, ORDER_AND_CITY, ORDER_WITH_TEXT_ID, Route, one_table, order, send, with_change, with_destinations};
+use super::route::{ORDER, ORDER_AND_CITY, ORDER_WITH_TEXT_ID, Route, one_table, order, send, until, with_change, with_destinations};
 use crate::config::{ByteSize, DurationText};
 use crate::output::Change;
 use crate::sink::delta::config::{Batch, Column, Metadata, OnChange, OnDoubt};
@@ -78,12 +78,13 @@ async fn a_second_owner_fences_the_first_whose_partition_is_read_again() {
     owner.settled(at_owner, 4).await;
 
     send(&to_zombie, zombie.orders(at_zombie, 0, 2, &[3]));
-    let rewind = loop {
-        if let Some(rewind) = zombie.acks.take_rewinds().pop() {
-            break rewind;
-        }
-        tokio::task::yield_now().await;
-    };
+    let mut rewinds = Vec::new();
+    until("a rewind", || {
+        rewinds = zombie.acks.take_rewinds();
+        !rewinds.is_empty()
+    })
+    .await;
+    let rewind = rewinds.remove(0);
     assert_eq!((rewind.from, rewind.reason), (Some(2), "another owner has committed to the table"));
     // Read again, what the other owner wrote is known.
     zombie.acks.rewound(rewind.slot);
@@ -170,10 +171,8 @@ async fn a_commit_waits_for_the_dead_letters_of_what_it_covers() {
     send(&outbox, broken);
     send(&outbox, route.orders(slot, 0, 4, &[5]));
     // The tombstone is skipped; the first commit covers no letter.
-    while route.around.metrics.outputs.get() < 2 {
-        tokio::task::yield_now().await;
-    }
-    let Some(Message::Piece(letter)) = route.letters.next().await else { panic!("a dead letter") };
+    until("two rows", || route.around.metrics.outputs.get() >= 2).await;
+    let letter = route.next_letter().await;
     let letter_text =
         letter.iter().next().expect("one").headers().iter().any(|(name, value)| *name == b"anabranch.class" && *value == Some(b"decode"));
     assert!(letter_text, "the letter says why");
@@ -200,7 +199,7 @@ async fn a_dead_letter_that_is_lost_has_its_partition_read_again() {
     let handle = route.schemas.register(ORDER).expect("a schema");
     send(&outbox, route.piece_of(slot, 0, 0, Format::Avro, handle, vec![Some(vec![0xff])]));
     send(&outbox, route.orders(slot, 0, 1, &[2]));
-    drop(route.letters.next().await);
+    drop(route.next_letter().await);
     drop(outbox);
     task.await.expect("no panic").expect("ended");
     assert!(lake.ids().await.is_empty());
@@ -216,9 +215,7 @@ async fn dead_letters_come_in_no_order_and_none_is_taken_for_one_that_is_there()
     // The decoder gives up a late record before a sink gives up an early one.
     let (early, late) = (route.orders(slot, 0, 0, &[1]), route.orders(slot, 0, 5, &[6]));
     send(&outbox, late);
-    while route.around.metrics.outputs.get() < 1 {
-        tokio::task::yield_now().await;
-    }
+    until("a row", || route.around.metrics.outputs.get() >= 1).await;
     send(&outbox, early);
     drop(outbox);
     task.await.expect("no panic").expect("written");
@@ -270,7 +267,7 @@ async fn a_column_of_another_type_is_a_dead_letter_that_names_both_types() {
     send(&outbox, route.orders(slot, 0, 0, &[1]));
     let value = Avro::Record(vec![("id".into(), Avro::Array(vec![])), ("name".into(), Avro::String("x".into()))]);
     send(&outbox, route.piece(slot, 0, 1, ORDER_WITH_TEXT_ID, &[Some(value)]));
-    let Some(Message::Piece(letter)) = route.letters.next().await else { panic!("a dead letter") };
+    let letter = route.next_letter().await;
     let headers = letter
         .iter()
         .next()
@@ -347,7 +344,7 @@ async fn destinations_name_the_tables_below_a_root() {
     let (outbox, task) = route.start(&config);
     send(&outbox, with_destinations(route.orders(slot, 0, 0, &[1, 2, 3, 4]), &["shop/a", "shop/b"]));
     send(&outbox, with_destinations(route.orders(slot, 0, 4, &[5, 6, 7]), &["shop/a", "../x", "shop/c"]));
-    let Some(Message::Piece(letters)) = route.letters.next().await else { panic!("dead letters") };
+    let letters = route.next_letter().await;
     assert_eq!(letters.len(), 2, "one name leads out, one is a table too many");
     letters.token.settle();
     drop(outbox);
@@ -378,7 +375,7 @@ async fn changes_and_tombstones_are_what_the_configuration_makes_of_them() {
         send(&outbox, with_change(route.orders(slot, 0, 0, &[1]), Change::Upsert));
         send(&outbox, with_change(route.orders(slot, 0, 1, &[2]), Change::Create));
         if letters > 0 {
-            let Some(Message::Piece(letter)) = route.letters.next().await else { panic!("a dead letter") };
+            let letter = route.next_letter().await;
             letter.token.settle();
         }
         drop(outbox);
@@ -428,15 +425,11 @@ async fn rows_are_committed_at_their_age_by_count_and_by_bytes() {
     send(&outbox, route.orders(slot, 0, 1, &[2]));
     tokio::time::sleep(Duration::from_secs(4)).await;
     assert_eq!(route.committable(slot), None);
-    while route.committable(slot) != Some(2) {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    until("a table commit", || route.committable(slot) == Some(2)).await;
     assert!(started.elapsed() >= Duration::from_secs(10) && started.elapsed() < Duration::from_secs(12), "{:?}", started.elapsed());
     send(&outbox, route.orders(slot, 0, 2, &[3, 4, 5, 6]));
     let started = Instant::now();
-    while route.committable(slot) != Some(6) {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    until("a table commit", || route.committable(slot) == Some(6)).await;
     assert!(started.elapsed() < Duration::from_secs(2), "four rows are enough");
     drop(outbox);
     task.await.expect("no panic").expect("written");
@@ -445,9 +438,7 @@ async fn rows_are_committed_at_their_age_by_count_and_by_bytes() {
     let (outbox, task) = route.start(&Config { batch, ..one_table(&lake) });
     send(&outbox, route.orders(slot, 0, 6, &[7, 8, 9, 10, 11, 12]));
     let started = Instant::now();
-    while route.committable(slot) != Some(12) {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    until("a table commit", || route.committable(slot) == Some(12)).await;
     assert!(started.elapsed() < Duration::from_secs(2), "fifty bytes are enough");
     drop(outbox);
     task.await.expect("no panic").expect("written");
@@ -486,9 +477,7 @@ async fn a_place_that_cannot_be_written_is_waited_for() {
     std::fs::write(&log, b"in the way").expect("a file");
     std::fs::set_permissions(&log, std::fs::Permissions::from_mode(0o400)).expect("a mode");
     send(&outbox, route.orders(slot, 0, 1, &[2, 3]));
-    while route.metrics.not_ready().is_empty() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    until("the place to show as down", || !route.metrics.not_ready().is_empty()).await;
     assert_eq!(route.committable(slot), None);
     std::fs::remove_file(&log).expect("removed");
     std::fs::rename(&aside, &log).expect("moved back");
