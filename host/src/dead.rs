@@ -43,6 +43,8 @@ pub enum Class {
     SinkRetryExhausted,
     /// It is larger than the sink takes.
     Oversize,
+    /// A record of its key before it is a dead letter.
+    AfterDeadLetter,
 }
 
 impl Class {
@@ -59,6 +61,7 @@ impl Class {
             Class::SinkPermanent => "sink-permanent",
             Class::SinkRetryExhausted => "sink-retry-exhausted",
             Class::Oversize => "oversize",
+            Class::AfterDeadLetter => "after-dead-letter",
         }
     }
 }
@@ -77,6 +80,8 @@ impl OnError {
             Class::SinkPermanent => self.sink_permanent,
             Class::SinkRetryExhausted => self.sink_retry_exhausted,
             Class::Oversize => self.oversize,
+            // Its own key of the route says so, and asks for a place.
+            Class::AfterDeadLetter => Action::DeadLetter,
         }
     }
 }
@@ -215,8 +220,10 @@ impl DeadLetters {
                 }
             }
         }
-        if let Some(last) = letters.last()
-            && self.breaker.gave_up(letters.len() as u64)
+        // Nothing is wrong with a record that follows another.
+        let wrong: Vec<&Letter> = letters.iter().filter(|letter| letter.class != Class::AfterDeadLetter).collect();
+        if let Some(last) = wrong.last()
+            && self.breaker.gave_up(wrong.len() as u64)
         {
             self.stop.stop(StopReason::DeadLetter(self.too_many(batch, last)));
             drop(token.another());

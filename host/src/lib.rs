@@ -15,6 +15,7 @@ pub mod diffusion;
 #[cfg(test)]
 mod fuzz;
 pub mod observe;
+pub mod ordered;
 pub mod output;
 pub mod pipeline;
 pub mod plugin;

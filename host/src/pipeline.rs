@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 
 use crate::ack::Acks;
 use crate::ack::tracker::Counts;
-use crate::config::{Config, KeyFormat, Route, Sink, ValueFormat};
+use crate::config::{AfterDeadLetter, Config, KeyFormat, Route, Sink, ValueFormat};
 use crate::dead::{DeadLetters, Form};
 use crate::decode::{Ask, Resolver};
 use crate::observe::Metrics;
@@ -119,6 +119,7 @@ impl Pipeline {
         let (senders, inboxes): (Vec<_>, Vec<_>) = (0..route.workers.max(1)).map(|_| mpsc::channel()).unzip();
         let resolver = Resolver::new(schemas.clone(), registry, senders.clone(), route.unknown_schema_wait.get(), stop.clone());
         let router = Router { sinks: to, dead: dead.clone(), metrics: counters.clone() };
+        let follows = route.after_dead_letter == AfterDeadLetter::DeadLetter;
         let mut workers = Vec::new();
         for (index, inbox) in inboxes.into_iter().enumerate() {
             let worker = Worker {
@@ -128,6 +129,7 @@ impl Pipeline {
                 schemas: schemas.clone(),
                 chain: Chain::new(&plugins),
                 router: router.clone(),
+                ordered: follows.then(|| (name.clone(), route.on_error)),
                 stop: stop.clone(),
             };
             let thread = std::thread::Builder::new().name(format!("work-{name}-{index}"));
@@ -231,7 +233,10 @@ fn value_format(format: ValueFormat) -> Format {
 /// Digest of all that decides what becomes of a record: plugins, how it is decoded, which sinks there are to choose from.
 pub fn decision(plugins: &ChainPlan, route: &Route) -> String {
     let mut hasher = Sha256::new();
-    let formats = format!("{:?} {:?}", route.key, route.value);
+    let mut formats = format!("{:?} {:?}", route.key, route.value);
+    if route.after_dead_letter == AfterDeadLetter::DeadLetter {
+        formats.push_str(" after_dead_letter");
+    }
     let to = route.to.iter().map(|sink| sink.as_str());
     for part in [plugins.digest(), &formats].into_iter().chain(to) {
         hasher.update((part.len() as u64).to_be_bytes());

@@ -6,7 +6,9 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, mpsc};
 
 use crate::ack::Slot;
+use crate::config::OnError;
 use crate::decode::Resolver;
+use crate::ordered;
 use crate::output::{Formats, Output, Outputs, SinkSet};
 use crate::plugin::{Chain, Outcome};
 use crate::route::Router;
@@ -28,6 +30,8 @@ pub struct Worker {
     pub chain: Chain,
     /// Where outputs go.
     pub router: Router,
+    /// Where later records follow a dead letter of their key: name and actions of the route.
+    pub ordered: Option<(Arc<str>, OnError)>,
     /// Stops the route.
     pub stop: Stop,
 }
@@ -90,11 +94,17 @@ impl Worker {
             let bad = |output: &Output| letters.binary_search_by_key(&output.input, |letter| letter.record).is_ok();
             outputs.list.retain(|output| !bad(output));
         }
-        let decided = self.chain.run(outputs);
+        let mut decided = self.chain.run(outputs);
         match decided.outcome {
             Outcome::Done => {
                 letters.extend(decided.letters);
                 letters.sort_by_key(|letter| letter.record);
+                if let Some((route, on_error)) = &self.ordered
+                    && let Err(text) = ordered::follow(route, &token, on_error, &mut decided.outputs, &mut letters)
+                {
+                    self.stop.stop(StopReason::DeadLetter(text));
+                    return None;
+                }
                 self.router.route(token, decided.outputs, &letters);
             }
             Outcome::Retry(message) => {

@@ -5,6 +5,7 @@
 //! a commit and a revoke.
 
 pub mod budget;
+pub mod keys;
 pub mod token;
 pub mod tracker;
 
@@ -15,6 +16,7 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 use tokio::time::Instant;
 
+use keys::{DEAD_KEYS_MAX, DeadKeys};
 pub use token::Token;
 use tracker::{Counts, Tracker};
 
@@ -66,6 +68,7 @@ struct Partition {
     tracker: Tracker,
     committed: Option<i64>,
     holds: Holds,
+    dead_keys: DeadKeys,
     /// Since when the head of the tracker is the same, and when it is to be told of next.
     head: Option<Head>,
     rewind_wanted: Option<&'static str>,
@@ -108,6 +111,8 @@ pub struct Beginning {
     pub committed: bool,
     /// What ledgers held when the group's offset was committed.
     pub holds: Holds,
+    /// Keys of dead letters that were known then.
+    pub dead_keys: DeadKeys,
 }
 
 /// An offset that is due to be committed.
@@ -119,6 +124,8 @@ pub struct Committable {
     pub offset: i64,
     /// What ledgers hold by then.
     pub holds: Holds,
+    /// Keys of dead letters that are known by then.
+    pub dead_keys: DeadKeys,
 }
 
 /// A partition that has to be read again from its committable offset.
@@ -157,12 +164,12 @@ impl Acks {
 
     /// A partition comes. `start`: the group's committed offset, where reading begins, if known.
     pub fn assign(&self, name: TopicPartition, start: Option<i64>) -> Slot {
-        self.begin(name, Beginning { start, committed: true, holds: Holds::new() })
+        self.begin(name, Beginning { start, committed: true, ..Beginning::default() })
     }
 
     /// A partition comes.
     pub fn begin(&self, name: TopicPartition, beginning: Beginning) -> Slot {
-        let Beginning { start, committed, holds } = beginning;
+        let Beginning { start, committed, holds, dead_keys } = beginning;
         let mut state = self.shared.0.lock();
         state.generations += 1;
         let generation = state.generations;
@@ -173,6 +180,7 @@ impl Acks {
             tracker: Tracker::new(start),
             committed: start.filter(|_| committed),
             holds,
+            dead_keys,
             head: None,
             rewind_wanted: None,
             rewinds: 0,
@@ -300,6 +308,23 @@ impl Acks {
         if let Some(partition) = self.shared.0.lock().partition(slot) {
             partition.holds.remove(place);
         }
+    }
+
+    /// The keys of dead letters of a partition.
+    pub fn dead_keys(&self, slot: Slot) -> DeadKeys {
+        self.shared.0.lock().partition(slot).map(|partition| partition.dead_keys.clone()).unwrap_or_default()
+    }
+
+    /// The record at `offset`, with this key's digest, is a dead letter. `false`: there is no room for one more key.
+    pub fn key_died(&self, slot: Slot, digest: u64, offset: i64) -> bool {
+        let mut state = self.shared.0.lock();
+        let Some(partition) = state.partition(slot) else { return true };
+        if partition.dead_keys.len() >= DEAD_KEYS_MAX && !partition.dead_keys.contains_key(&digest) {
+            return false;
+        }
+        let first = partition.dead_keys.entry(digest).or_insert(offset);
+        *first = offset.min(*first);
+        true
     }
 
     /// Wants a partition to be read again from its committable offset.
@@ -467,7 +492,7 @@ impl Partition {
             return None;
         }
         self.committed = Some(offset);
-        Some(Committable { name: self.name.clone(), offset, holds: self.holds.clone() })
+        Some(Committable { name: self.name.clone(), offset, holds: self.holds.clone(), dead_keys: self.dead_keys.clone() })
     }
 }
 

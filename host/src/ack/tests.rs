@@ -177,8 +177,8 @@ fn a_rewind_names_the_life_that_ended_and_the_one_that_begins() {
 #[test]
 fn a_start_that_the_group_does_not_know_is_due_at_once() {
     let acks = Acks::new();
-    acks.begin(name(0), Beginning { start: Some(7), committed: false, holds: Holds::new() });
-    acks.begin(name(1), Beginning { start: Some(7), committed: true, holds: Holds::new() });
+    acks.begin(name(0), Beginning { start: Some(7), committed: false, ..Beginning::default() });
+    acks.begin(name(1), Beginning { start: Some(7), committed: true, ..Beginning::default() });
     assert_eq!(offsets(acks.take_committable(None)), [(0, 7)]);
     assert_eq!(offsets(acks.take_committable(None)), []);
 }
@@ -188,13 +188,34 @@ fn what_ledgers_hold_goes_with_the_next_commit_and_is_never_less() {
     let acks = Acks::new();
     let lake: Arc<str> = "lake".into();
     let holds = Holds::from([("old".into(), 3), (lake.clone(), 4)]);
-    let slot = acks.begin(name(0), Beginning { start: Some(5), committed: true, holds });
+    let slot = acks.begin(name(0), Beginning { start: Some(5), committed: true, holds, ..Beginning::default() });
     let token = acks.dispatch(slot, 5, 10, 5).unwrap();
     token.hold(&lake, 9);
     acks.hold(slot, &lake, 2);
     token.settle();
     let due = acks.take_committable(None).remove(0);
     assert_eq!((due.offset, due.holds), (10, Holds::from([("old".into(), 3), (lake, 9)])));
+}
+
+#[test]
+fn keys_of_dead_letters_outlive_a_rewind_and_go_with_the_next_commit() {
+    let acks = Acks::new();
+    let slot = acks.assign(name(0), Some(0));
+    let token = acks.dispatch(slot, 0, 10, 10).unwrap();
+    assert!(token.key_died(7, 5) && token.key_died(7, 3) && token.key_died(7, 9));
+    drop(token);
+    let rewind = acks.take_rewinds().remove(0);
+    acks.rewound(rewind.slot);
+    let token = acks.dispatch(rewind.slot, 0, 10, 10).unwrap();
+    let first = keys::DeadKeys::from([(7, 3)]);
+    assert_eq!(token.dead_keys(), first, "the first dead letter counts");
+    token.settle();
+    assert_eq!(acks.take_committable(None)[0].dead_keys, first);
+    let token = acks.dispatch(rewind.slot, 10, 20, 10).unwrap();
+    assert!((1..keys::DEAD_KEYS_MAX as u64).all(|key| token.key_died(100 + key, 10)));
+    assert!(!token.key_died(8, 11), "there is no room for more");
+    assert!(token.key_died(7, 11));
+    token.settle();
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::keys::DeadKeys;
 use super::{Acks, Slot};
 
 /// One piece that is owed: a sink's outputs of a batch, one dead letter, or a batch that is not routed yet.
@@ -91,6 +92,16 @@ impl Token {
     /// The ledger `place` holds less than was known, and that is accepted.
     pub fn forget_held(&self, place: &str) {
         self.acks.forget_held(self.slot, place);
+    }
+
+    /// The keys of dead letters of the partition.
+    pub fn dead_keys(&self) -> DeadKeys {
+        self.acks.dead_keys(self.slot)
+    }
+
+    /// The record at `offset`, with this key's digest, is a dead letter. `false`: there is no room for one more key.
+    pub fn key_died(&self, digest: u64, offset: i64) -> bool {
+        self.acks.key_died(self.slot, digest, offset)
     }
 
     /// A sink gives up one of the `owed` outputs (over all sinks) of the record at `offset`.

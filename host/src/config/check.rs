@@ -10,7 +10,7 @@ use toml::Spanned;
 
 use super::plugin::{self, BUNDLED, Limits, Plugin};
 use super::problem::{Fault, Problem, Severity};
-use super::route::{KeyFormat, Route, RouteWritten, Start, Step, StepWritten, Topics, TopicsWritten, ValueFormat};
+use super::route::{AfterDeadLetter, KeyFormat, Route, RouteWritten, Start, Step, StepWritten, Topics, TopicsWritten, ValueFormat};
 use super::text::Name;
 use super::written::{Named, Written};
 use super::{Config, Log, Map, Sink, suggest};
@@ -288,6 +288,7 @@ impl RouteCheck<'_, '_, '_> {
             through,
             to,
             dead_letters,
+            after_dead_letter: written.after_dead_letter,
             group,
             start: written.start.0.clone(),
             batch: written.batch,
@@ -479,6 +480,13 @@ impl RouteCheck<'_, '_, '_> {
                 "breaker",
                 format!("{} dead letters among {} records is no bound", route.breaker.dead_letters, route.breaker.records),
                 "choose `dead_letters` from 1 to `records`; without `dead_letters = \"SINK\"` of the route the first one stops it",
+            ));
+        }
+        if route.after_dead_letter == AfterDeadLetter::DeadLetter && route.dead_letters.is_none() {
+            faults.push(Fault::new(
+                "after_dead_letter",
+                "records cannot follow a dead letter where none has a place",
+                "name a sink in `dead_letters` of the route",
             ));
         }
         if route.group.as_ref().is_some_and(|group| group.get_ref().is_empty()) {

@@ -38,7 +38,7 @@ pub use kafka::{
 pub use plugin::{BUNDLED, Component, Limits, Plugin};
 pub use problem::{Fault, Problem, Report, Severity};
 pub use registry::{Auth, Registry, Tls};
-pub use route::{Action, BatchLimits, Breaker, KeyFormat, OnError, OutOfRange, Route, Start, Step, Topics, ValueFormat};
+pub use route::{Action, AfterDeadLetter, BatchLimits, Breaker, KeyFormat, OnError, OutOfRange, Route, Start, Step, Topics, ValueFormat};
 pub use secret::Secret;
 pub use suggest::suggestion;
 pub use text::{ByteSize, DurationText, FilePath, HttpUrl, Name, Pattern, Remedy};

@@ -35,6 +35,8 @@ pub struct Route {
     pub to: Vec<Name>,
     /// The sink of its dead letters.
     pub dead_letters: Option<Name>,
+    /// What becomes of later records of a dead letter's key.
+    pub after_dead_letter: AfterDeadLetter,
     /// Its consumer group.
     pub group: String,
     /// Where a group without committed offsets starts.
@@ -164,6 +166,17 @@ pub enum OutOfRange {
     Latest,
 }
 
+/// What becomes of later records with the key of a dead letter, in its partition, where decoding or a plugin gave it up.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AfterDeadLetter {
+    /// They go on, and keys that were remembered are forgotten.
+    #[default]
+    GoOn,
+    /// They follow it, also after a restart; more than 64 such keys of a partition stop the route.
+    DeadLetter,
+}
+
 /// How many dead letters are too many: then it is no bad record, but a bad plugin, schema or sink.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -274,6 +287,9 @@ pub(super) struct RouteWritten {
     #[serde(default)]
     #[schemars(with = "Option<Name>")]
     pub dead_letters: Option<Spanned<String>>,
+    /// What becomes of later records with the key of a dead letter, in its partition, where decoding or a plugin gave it up.
+    #[serde(default)]
+    pub after_dead_letter: AfterDeadLetter,
     /// The consumer group; without it `anabranch-NAME`.
     #[serde(default)]
     #[schemars(with = "Option<String>")]

@@ -103,3 +103,42 @@ fn without_a_place_for_dead_letters_the_route_stops_and_names_the_record_and_the
     assert_eq!(ids, [0, 1]);
     orders.topic.wait_committed(&orders.topic.name, std::time::Duration::ZERO);
 }
+
+#[test]
+fn later_records_of_a_dead_letters_key_follow_it_also_after_a_restart_until_they_may_go_on() {
+    let orders = Orders::new("followed", 1);
+    let dead = Broker::shared().topic("followed-dead", 1);
+    let receiver = Receiver::start();
+    let config = |after: &str| {
+        orders.config(&sinks(&receiver, &dead), &format!("to = [\"live\"]\ndead_letters = \"dead\"\nafter_dead_letter = \"{after}\""))
+    };
+    let place = Place::new(&config("dead_letter"));
+    let of_key = |key: &str, id: i64| Record { key: Some(key.into()), ..orders.record(id) };
+    // Two runs, so that what one knows of keys the other has from the group.
+    orders.topic.send([of_key("a", 0), Record::keyed("a", "no Avro"), of_key("b", 1), of_key("a", 2)]);
+    place.run_until_end();
+    orders.topic.send([of_key("a", 3), of_key("b", 4), Record::value(orders.record(5).value.unwrap())]);
+    place.run_until_end();
+    let received = || {
+        let mut ids: Vec<i64> = receiver.requests().iter().map(|request| request.json()["id"].as_i64().unwrap()).collect();
+        ids.sort_unstable();
+        ids
+    };
+    assert_eq!(received(), [0, 1, 4, 5]);
+    let letters = dead.records();
+    let of = |letter: &Record, name: &str| letter.header(name).unwrap().to_owned();
+    let told: Vec<_> = letters.iter().map(|letter| (of(letter, "anabranch.offset"), of(letter, "anabranch.class"))).collect();
+    let expected = [("1", "decode"), ("3", "after-dead-letter"), ("4", "after-dead-letter")];
+    assert_eq!(told, expected.map(|(offset, class)| (offset.to_owned(), class.to_owned())));
+    assert!(of(&letters[2], "anabranch.message").contains("offset 1"), "{:?}", letters[2]);
+    assert_eq!(letters[2].value, orders.record(3).value, "whoever mends them finds them whole, and in order");
+
+    // What goes on once is forgotten.
+    place.configure(&config("go_on"));
+    orders.topic.send([of_key("a", 6)]);
+    place.run_until_end();
+    place.configure(&config("dead_letter"));
+    orders.topic.send([of_key("a", 7)]);
+    place.run_until_end();
+    assert_eq!((received(), dead.ends()[&0]), (vec![0, 1, 4, 5, 6, 7], 3));
+}

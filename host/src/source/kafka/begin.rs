@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use crate::ack::keys::DeadKeys;
 use crate::ack::{Holds, TopicPartition};
 use crate::config::OutOfRange;
 
@@ -155,6 +156,9 @@ pub fn other_topic(name: &TopicPartition, held: i64) -> String {
 /// Most bytes of a note: brokers take 4096 by default (`offset.metadata.max.bytes`).
 const NOTE_BYTES_MAX: usize = 3500;
 
+/// Bytes of a key's digest, its offset, and what stands between.
+const NOTE_KEY_BYTES: usize = 40;
+
 /// What stands beside a committed offset.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Note {
@@ -162,11 +166,13 @@ pub struct Note {
     pub holds: Holds,
     /// The topic's id.
     pub topic_id: Option<String>,
+    /// The keys of dead letters whose later records follow them.
+    pub dead_keys: DeadKeys,
 }
 
-/// What is committed beside an offset: what ledgers hold by then, and which topic it is. Where it is too much, those ledgers stay that
-/// hold the most recent records.
-pub fn note(holds: &Holds, topic_id: Option<&str>) -> String {
+/// What is committed beside an offset: what ledgers hold by then, which topic it is, and the keys of dead letters, of which there are
+/// few. Where it is too much, those ledgers stay that hold the most recent records.
+pub fn note(holds: &Holds, topic_id: Option<&str>, dead_keys: &DeadKeys) -> String {
     let mut note = serde_json::Map::new();
     if let Some(id) = topic_id {
         note.insert("topic_id".to_owned(), id.into());
@@ -174,7 +180,7 @@ pub fn note(holds: &Holds, topic_id: Option<&str>) -> String {
     let mut newest: Vec<_> = holds.iter().collect();
     newest.sort_by_key(|(_, last)| std::cmp::Reverse(**last));
     let mut kept = serde_json::Map::new();
-    let mut bytes = 64;
+    let mut bytes = 96 + dead_keys.len() * NOTE_KEY_BYTES;
     for (place, last) in newest {
         // Quotes, colon, comma and the digits of any offset.
         bytes += place.len() + 24;
@@ -186,6 +192,10 @@ pub fn note(holds: &Holds, topic_id: Option<&str>) -> String {
     if !kept.is_empty() {
         note.insert("ledgers".to_owned(), kept.into());
     }
+    if !dead_keys.is_empty() {
+        let keys = dead_keys.iter().map(|(digest, offset)| (format!("{digest:016x}"), (*offset).into()));
+        note.insert("keys".to_owned(), keys.collect::<serde_json::Map<_, _>>().into());
+    }
     if note.is_empty() { String::new() } else { serde_json::Value::from(note).to_string() }
 }
 
@@ -193,13 +203,18 @@ pub fn note(holds: &Holds, topic_id: Option<&str>) -> String {
 pub fn read_note(text: &str) -> Note {
     let Ok(note) = serde_json::from_str::<serde_json::Value>(text) else { return Note::default() };
     let ledgers = note["ledgers"].as_object().into_iter().flatten();
-    let holds = ledgers.filter_map(|(place, last)| Some((place.as_str().into(), last.as_i64()?))).collect();
-    Note { holds, topic_id: note["topic_id"].as_str().map(str::to_owned) }
+    let keys = note["keys"].as_object().into_iter().flatten();
+    Note {
+        holds: ledgers.filter_map(|(place, last)| Some((place.as_str().into(), last.as_i64()?))).collect(),
+        topic_id: note["topic_id"].as_str().map(str::to_owned),
+        dead_keys: keys.filter_map(|(digest, offset)| Some((u64::from_str_radix(digest, 16).ok()?, offset.as_i64()?))).collect(),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ack::keys::DEAD_KEYS_MAX;
 
     fn name() -> TopicPartition {
         TopicPartition { topic: "orders".into(), partition: 3 }
@@ -271,19 +286,32 @@ mod tests {
     }
 
     #[test]
-    fn a_note_says_what_ledgers_hold_and_stays_short() {
+    fn a_note_says_what_ledgers_hold_which_topic_it_is_and_which_keys_are_dead_and_stays_short() {
         let holds = Holds::from([("lake#1".into(), 12), ("lake#2".into(), 7)]);
-        for (holds, id) in [(&holds, Some("id")), (&holds, None), (&Holds::new(), Some("id")), (&Holds::new(), None)] {
-            let read = Note { holds: holds.clone(), topic_id: id.map(str::to_owned) };
-            assert_eq!(read_note(&note(holds, id)), read);
+        let keys: DeadKeys = (0..DEAD_KEYS_MAX as u64).map(|key| (u64::MAX - key, i64::MAX - 1)).collect();
+        let none = DeadKeys::new();
+        for (holds, id, keys) in [
+            (&holds, Some("id"), &keys),
+            (&holds, Some("id"), &none),
+            (&holds, None, &none),
+            (&Holds::new(), Some("id"), &none),
+            (&Holds::new(), None, &keys),
+            (&Holds::new(), None, &none),
+        ] {
+            let read = Note { holds: holds.clone(), topic_id: id.map(str::to_owned), dead_keys: keys.clone() };
+            assert_eq!(read_note(&note(holds, id, keys)), read);
         }
-        assert_eq!(note(&Holds::new(), None), "");
+        assert_eq!(note(&Holds::new(), None, &none), "");
         let many: Holds = (0..1000).map(|at| (format!("a-sink-with-a-name#{at:08x}").into(), at)).collect();
-        let text = note(&many, Some("MkU3OEVBNTcwNTJENDM2Qk"));
+        let id = Some("MkU3OEVBNTcwNTJENDM2Qk");
+        let text = note(&many, id, &keys);
+        assert!(text.len() <= 4096, "{}", text.len());
+        assert_eq!(read_note(&text).dead_keys, keys, "ledgers make room for keys");
+        let text = note(&many, id, &none);
         assert!(text.len() <= 4096, "{}", text.len());
         let kept = read_note(&text).holds;
         assert!(kept.len() > 50 && kept.values().all(|last| *last >= 1000 - kept.len() as i64), "the newest stay");
-        for foreign in ["", "consumer-7", "[1]", "{\"ledgers\":3}", "{\"ledgers\":{\"a\":\"b\"}}"] {
+        for foreign in ["", "consumer-7", "[1]", "{\"ledgers\":3}", "{\"ledgers\":{\"a\":\"b\"}}", "{\"keys\":{\"x\":1,\"1\":\"2\"}}"] {
             assert_eq!(read_note(foreign), Note::default(), "{foreign}");
         }
     }

@@ -8,7 +8,7 @@ use super::begin::{Held, Ledgers, Start};
 use super::client::{Credentials, Login, consumer_config};
 use super::group::{ReadLedgers, Rules};
 use super::start::Reading;
-use crate::config::{Config, KafkaSource, Route};
+use crate::config::{AfterDeadLetter, Config, KafkaSource, Route};
 use crate::sink;
 use crate::source::{DRAIN_DEADLINE, Feed, STUCK_AFTER};
 
@@ -34,6 +34,7 @@ impl Reading {
                 commit_interval: route.commit_interval.get(),
                 rewinds_max: route.rewinds_max,
                 stuck_after: STUCK_AFTER,
+                keeps_dead_keys: route.after_dead_letter == AfterDeadLetter::DeadLetter,
             },
             acks,
             budget,

@@ -22,6 +22,7 @@ use super::heartbeat::Heartbeat;
 use super::native;
 use super::queue::Queue;
 use super::reader::Shared;
+use crate::ack::keys::DeadKeys;
 use crate::ack::{Beginning, Committable, Holds, Slot, TopicPartition};
 use crate::config::{OutOfRange, Topics};
 use crate::sink::{Message, Outbox, Urgency};
@@ -52,6 +53,8 @@ pub struct Rules {
     pub rewinds_max: u32,
     /// A first owed offset that stays the same for so long is reported.
     pub stuck_after: Duration,
+    /// Whether keys of dead letters are remembered; where not, those that were are forgotten.
+    pub keeps_dead_keys: bool,
 }
 
 /// How long one lookup at the broker may take.
@@ -284,7 +287,7 @@ impl Context {
                 known.log = Some(self.range(consumer, &name)?);
             }
             // What ledgers held of an earlier topic says nothing of this one.
-            let holds = if known.is_made_anew() { Holds::new() } else { note.holds.clone() };
+            let Note { holds, dead_keys, .. } = if known.is_made_anew() { Note::default() } else { note.clone() };
             let (start, committed) = match decide(&self.rules.route, &name, &known, self.rules.out_of_range)? {
                 Decided::Group(offset) => (offset, true),
                 Decided::Other(offset) => {
@@ -293,7 +296,10 @@ impl Context {
                 }
                 Decided::Configured => (self.configured_start(consumer, &name, known.log)?, false),
             };
-            beginnings.push((name, start, Beginning { start: Some(start), committed, holds }));
+            // What is to be forgotten is committed at once, not when the next record comes.
+            let forgets = !self.rules.keeps_dead_keys && !dead_keys.is_empty();
+            let dead_keys = if forgets { DeadKeys::new() } else { dead_keys };
+            beginnings.push((name, start, Beginning { start: Some(start), committed: committed && !forgets, holds, dead_keys }));
         }
         Ok(beginnings)
     }
@@ -418,10 +424,10 @@ fn ranges<'a, C: ConsumerContext>(
 /// As librdkafka commits it.
 pub fn to_list(due: &[Committable], logs: &Logs) -> TopicPartitionList {
     let mut list = TopicPartitionList::with_capacity(due.len());
-    for Committable { name, offset, holds } in due {
+    for Committable { name, offset, holds, dead_keys } in due {
         // Fails only for offsets that no partition can have.
         let _ = list.add_partition_offset(&name.topic, name.partition, Offset::Offset(*offset));
-        let note = note(holds, logs.topic_id(&name.topic).as_deref());
+        let note = note(holds, logs.topic_id(&name.topic).as_deref(), dead_keys);
         if !note.is_empty()
             && let Some(mut element) = list.find_partition(&name.topic, name.partition)
         {

@@ -17,6 +17,7 @@ use super::heartbeat::Heartbeat;
 use super::native;
 use super::start::Reading;
 use crate::ack::budget::Budget;
+use crate::ack::keys::DeadKeys;
 use crate::ack::{Acks, Holds, TopicPartition};
 use crate::config::{KafkaSource, OutOfRange, Pattern, Topics};
 use crate::observe::Metrics;
@@ -63,7 +64,7 @@ impl Cluster {
     fn commit(&self, partition: i32, offset: i64, holds: &Holds) {
         let mut list = TopicPartitionList::new();
         list.add_partition_offset("orders", partition, Offset::Offset(offset)).unwrap();
-        list.find_partition("orders", partition).unwrap().set_metadata(note(holds, None));
+        list.find_partition("orders", partition).unwrap().set_metadata(note(holds, None, &DeadKeys::new()));
         self.asker().commit(&list, CommitMode::Sync).unwrap();
     }
 
@@ -89,6 +90,7 @@ struct Setup {
     until_end: bool,
     assignor: &'static str,
     bytes_max: usize,
+    keeps_dead_keys: bool,
 }
 
 impl Default for Setup {
@@ -101,6 +103,7 @@ impl Default for Setup {
             until_end: false,
             assignor: "cooperative-sticky",
             bytes_max: 1 << 20,
+            keeps_dead_keys: true,
         }
     }
 }
@@ -140,6 +143,7 @@ impl Running {
                 commit_interval: Duration::from_millis(50),
                 rewinds_max: 3,
                 stuck_after: Duration::from_secs(60),
+                keeps_dead_keys: setup.keeps_dead_keys,
             },
             acks: acks.clone(),
             budget: Budget::new(setup.bytes_max),
@@ -311,6 +315,28 @@ fn what_ledgers_hold_is_committed_beside_the_offset_and_known_at_the_next_start(
     let (slot, ..) = route.acks.slots()[0].clone();
     assert_eq!(route.acks.held(slot, "lake#1"), Some(1));
     route.end();
+}
+
+#[test]
+fn keys_of_dead_letters_are_known_at_the_next_start_until_a_route_goes_on_with_them() {
+    let cluster = Cluster::new(&[("orders", 1)]);
+    cluster.produce("orders", 0, 2);
+    let route = Running::start(&cluster, Setup::default());
+    let Work { token, .. } = route.work();
+    assert!(token.key_died(7, 1));
+    token.settle();
+    route.until("the commit", || cluster.committed(0).0 == Some(2));
+    route.end();
+    let known = |keeps_dead_keys| {
+        let route = Running::start(&cluster, Setup { keeps_dead_keys, ..Setup::default() });
+        route.until("the assignment", || !route.acks.slots().is_empty());
+        let known = route.acks.dead_keys(route.acks.slots()[0].0);
+        route.end();
+        known
+    };
+    assert_eq!(known(true), DeadKeys::from([(7, 1)]));
+    assert_eq!(known(false), DeadKeys::new());
+    assert_eq!(known(true), DeadKeys::new(), "forgotten without a record more");
 }
 
 #[test]

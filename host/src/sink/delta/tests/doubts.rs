@@ -29,7 +29,7 @@ fn refused(result: Result<Holds, SinkError>) -> String {
 
 fn begin(route: &Route, holds: Holds) -> Slot {
     let name = TopicPartition { topic: "orders".into(), partition: 0 };
-    route.acks.begin(name, Beginning { start: Some(0), committed: true, holds })
+    route.acks.begin(name, Beginning { start: Some(0), committed: true, holds, ..Beginning::default() })
 }
 
 fn with_id(id: &str) -> Route {
