@@ -45,7 +45,7 @@ pub fn follow(route: &str, token: &Token, on_error: &OnError, outputs: &mut Outp
         if !has_letter && outputs.list.binary_search_by_key(record, |output| output.input).is_ok() {
             let message = format!("the record at offset {first}, of the same key, is a dead letter");
             let (class, code) = (Class::AfterDeadLetter, Class::AfterDeadLetter.name().to_owned());
-            letters.push(Letter { record: *record, class, code, message, by: by.clone(), digest: None });
+            letters.push(Letter { record: *record, class, code, message, by: by.clone(), digest: None, attempts: 1 });
         }
     }
     outputs.list.retain(|output| following.binary_search_by_key(&output.input, |(record, ..)| *record).is_err());
@@ -123,6 +123,7 @@ mod tests {
                 message: "bad".into(),
                 by: "decode".into(),
                 digest: None,
+                attempts: 1,
             };
             let mut letters: Vec<Letter> = bad.iter().map(letter).collect();
             let token = self.acks.dispatch(self.slot, first, first + count as i64, count as u64).unwrap();

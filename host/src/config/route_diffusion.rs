@@ -11,11 +11,12 @@ use super::{Sink, Source};
 use crate::sink;
 
 /// Keys of a route that mean nothing without a log and a consumer group.
-const WITHOUT_MEANING: [(&str, &str); 5] = [
+const WITHOUT_MEANING: [(&str, &str); 6] = [
     ("group", "a Diffusion source is read without a consumer group"),
     ("start", "a Diffusion source begins with the value that each topic has"),
     ("out_of_range", "topics of a Diffusion server have no offsets"),
     ("commit_interval", "nothing is committed to a Diffusion server"),
+    ("after_dead_letter", "which keys have dead letters is kept beside the offsets of a consumer group"),
     ("revoke_deadline", "topics of a Diffusion server are not shared with other processes"),
 ];
 

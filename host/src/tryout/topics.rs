@@ -71,6 +71,7 @@ impl Values {
             stop: self.stop.clone(),
             logs: Logs::default(),
             heartbeat: Heartbeat::new(),
+            per_partition: 0,
         });
         let records = self.records;
         let forwarding = tokio::task::spawn_blocking(move || forward(&works, &out, records, &what));

@@ -92,7 +92,7 @@ impl Known {
         };
         metrics.up();
         check_table(&table, &settings.partition_by).map_err(located)?;
-        if !around.takes_letters {
+        if !around.without_ledger {
             not_restored(&table, settings, around).await?;
         }
         let state = table.state().map_err(|error| located(error.to_string()))?;

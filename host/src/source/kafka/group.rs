@@ -23,7 +23,7 @@ use super::native;
 use super::queue::Queue;
 use super::reader::Shared;
 use crate::ack::keys::DeadKeys;
-use crate::ack::{Beginning, Committable, Holds, Slot, TopicPartition};
+use crate::ack::{Beginning, Committable, Slot, TopicPartition};
 use crate::config::{OutOfRange, Topics};
 use crate::sink::{Message, Outbox, Urgency};
 use crate::source::logs::Logs;
