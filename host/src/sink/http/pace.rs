@@ -132,7 +132,7 @@ mod tests {
         pace.failed(now, "503");
         assert!(!is_down(), "requests that failed together are no outage");
         pace.succeeded();
-        pace.failed(later, "503");
+        pace.failed(now, "503");
         assert!(!is_down(), "another request succeeded");
         pace.failed(later, "503");
         assert!(is_down());
