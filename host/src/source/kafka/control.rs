@@ -3,7 +3,6 @@
 //! Invariant: it never waits for anything but the broker, and for sinks while a partition leaves; a rewind that is to come later is
 //! remembered, not slept over.
 
-use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
@@ -47,7 +46,7 @@ pub struct Control {
     waiting: Vec<(Instant, Rewind)>,
     /// Partitions whose next record the log does not hold any more.
     out_of_range: Vec<TopicPartition>,
-    /// Topics that brokers do not know, since when, and when they were looked for last.
+    /// Topics that brokers may not know any more.
     gone: Vec<Gone>,
     /// What is subscribed to.
     topics: Vec<String>,
@@ -62,7 +61,8 @@ pub struct Control {
 
 struct Gone {
     topic: String,
-    since: Instant,
+    /// Since when brokers answer that they do not know it.
+    since: Option<Instant>,
     asked: Instant,
 }
 
@@ -183,12 +183,7 @@ impl Control {
             RDKafkaErrorCode::InvalidSessionTimeout => refuse("choose a `session_timeout` that the brokers allow"),
             RDKafkaErrorCode::InvalidGroupId => refuse("choose another `group`"),
             RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic | RDKafkaErrorCode::UnknownTopicId => {
-                let now = Instant::now();
-                // Those of a pattern are let go when it is matched again.
-                let is_named = matches!(context.topics, Topics::List(_)) && !topic.is_empty();
-                if is_named && !self.gone.iter().any(|gone| gone.topic == *topic) {
-                    self.gone.push(Gone { topic: topic.clone(), since: now, asked: now });
-                }
+                self.look_for(context, topic);
             }
             code => context.login.error(&KafkaError::MessageConsumption(*code), reason),
         }
@@ -209,14 +204,25 @@ impl Control {
         }
     }
 
-    /// A topic that was made anew has other records at the same offsets; librdkafka goes on in it where the former one was left.
-    fn compare_topic_ids(&self, context: &Context) {
-        let topics: HashSet<Arc<str>> = context.shared.acks.slots().into_iter().map(|(_, name, _)| name.topic).collect();
-        let topics: Vec<&str> = topics.iter().map(|topic| &**topic).collect();
+    /// A topic that was made anew has other records at the same offsets; librdkafka goes on in it where the former one was left. Of one
+    /// that is gone for good it says nothing for minutes.
+    fn compare_topic_ids(&mut self, context: &Context) {
+        let topics: Vec<&str> = self.topics.iter().map(String::as_str).collect();
         let ids = native::topic_ids(&self.consumer, &topics, MATCH_TIMEOUT);
-        if let Some(topic) = context.logs.changed(&ids) {
+        if let Some(topic) = context.made_anew(&ids) {
             let text = format!("route {:?}: {}", context.rules.route, made_anew(&context.rules.route, topic));
             context.stop.stop(StopReason::Environment(text));
+        }
+        let missing: Vec<String> = self.topics.iter().filter(|topic| !ids.contains_key(*topic)).cloned().collect();
+        missing.iter().for_each(|topic| self.look_for(context, topic));
+    }
+
+    /// Looks for a topic from now on, until brokers say whether it is there.
+    fn look_for(&mut self, context: &Context, topic: &str) {
+        // Those of a pattern are let go when it is matched again.
+        let is_named = matches!(context.topics, Topics::List(_)) && !topic.is_empty();
+        if is_named && !self.gone.iter().any(|gone| gone.topic == topic) {
+            self.gone.push(Gone { topic: topic.to_owned(), since: None, asked: Instant::now() });
         }
     }
 
@@ -234,7 +240,7 @@ impl Control {
             if !missing {
                 return false;
             }
-            if gone.since.elapsed() < GONE_AFTER {
+            if gone.since.get_or_insert_with(Instant::now).elapsed() < GONE_AFTER {
                 return true;
             }
             context.stop.stop(StopReason::Environment(format!(

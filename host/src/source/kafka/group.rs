@@ -248,6 +248,12 @@ impl Context {
         }
     }
 
+    /// A topic that is read and has another id now: its positions are those of the former one.
+    pub fn made_anew<'a>(&self, ids: &'a HashMap<String, String>) -> Option<&'a str> {
+        let read: HashSet<Arc<str>> = self.shared.acks.slots().into_iter().map(|(_, name, _)| name.topic).collect();
+        self.logs.changed(ids.iter().filter(|(topic, _)| read.contains(topic.as_str())))
+    }
+
     /// Where each partition begins.
     fn beginnings(
         &self,
@@ -261,9 +267,7 @@ impl Context {
             self.patiently("committed offsets", || committed(consumer, partitions.clone()).map_err(|error| error.to_string()))?;
         let topics: HashSet<&str> = committed.iter().map(|committed| &*committed.name.topic).collect();
         let ids = native::topic_ids(consumer, &topics.into_iter().collect::<Vec<_>>(), QUICK_TIMEOUT);
-        // Partitions that stay go on at their positions, which would be those of another topic.
-        let stay: HashSet<Arc<str>> = self.shared.acks.slots().into_iter().map(|(_, name, _)| name.topic).collect();
-        if let Some(topic) = self.logs.changed(ids.iter().filter(|(topic, _)| stay.contains(topic.as_str()))) {
+        if let Some(topic) = self.made_anew(&ids) {
             return Err(made_anew(&self.rules.route, topic));
         }
         self.logs.set_topic_ids(ids);
