@@ -6,7 +6,7 @@ use std::time::Duration;
 use anabranch_tests::health::Health;
 use anabranch_tests::kafka::Broker;
 use anabranch_tests::receiver::Receiver;
-use anabranch_tests::router::Place;
+use anabranch_tests::router::{END_MAX, Place};
 use anabranch_tests::table;
 use anabranch_tests::topic::{Record, Topic};
 use anabranch_tests::wait::until;
@@ -279,4 +279,22 @@ fn a_record_beyond_a_sinks_limit_costs_itself_only() {
     assert_eq!((&letters[0].key, &letters[0].value), (&large.key, &large.value));
     assert_eq!([letters[0].header("anabranch.class"), letters[0].header("anabranch.by")], [Some("oversize"), Some("copy")]);
     assert!(letters[0].header("anabranch.message").unwrap().contains(&copy.name), "{:?}", letters[0].header("anabranch.message"));
+}
+
+#[test]
+fn a_dead_letter_that_its_own_topic_does_not_take_stops_the_route_and_is_owed() {
+    let broker = Broker::shared();
+    let wide = [("max.message.bytes", "20000000")];
+    let (topic, copy, dead) = (broker.topic_with("wide", 1, &wide), broker.topic("wide-copy", 1), broker.topic("narrow-dead", 1));
+    let tables = format!("[sink.copy.kafka]\ntopic = \"{}\"\n[sink.dead.kafka]\ntopic = \"{}\"\n", copy.name, dead.name);
+    let place = Place::new(&config(&topic, &tables, "value = \"raw\"\nto = [\"copy\"]\ndead_letters = \"dead\""));
+    let mut random = fastrand::Rng::with_seed(2);
+    topic.send([Record::value("before"), Record::value((0..2_000_000).map(|_| random.u8(..)).collect::<Vec<_>>()), Record::value("after")]);
+    let ended = place.run().end(END_MAX);
+    assert_eq!(ended.code(), Some(1), "{}", ended.stderr);
+    let error = ended.stderr.lines().find(|line| line.starts_with("error: ")).unwrap();
+    for part in [&format!("record {}/0 offset 1", topic.name), "by \"dead\"", &dead.name, "max.message.bytes"] {
+        assert!(error.contains(part), "{part:?} is not in {error}");
+    }
+    assert!(topic.committed(&topic.name).values().all(|offset| *offset <= 1), "a record that nobody has was committed");
 }

@@ -108,6 +108,19 @@ fn a_topic_made_anew_under_a_running_route_is_not_taken_for_the_old_one() {
 }
 
 #[test]
+fn a_topic_that_is_deleted_for_good_ends_the_route_that_names_it() {
+    let topic = Broker::shared().topic("deleted", 1);
+    let receiver = Receiver::start();
+    let place = Place::new(&config(&topic, &http(&receiver), "value = \"json\"\nto = [\"live\"]"));
+    topic.send((0..10).map(plain));
+    let router = place.run();
+    topic.wait_committed(&topic.name, MOMENT);
+    topic.delete();
+    assert_explained(&router.end(END_MAX), &[&topic.name, "was deleted while it was read", "start the route again"]);
+    assert_eq!(receiver.count(), 10);
+}
+
+#[test]
 fn retention_beyond_the_committed_offset_stops_with_what_is_missing_and_a_choice() {
     let topic = Broker::shared().topic("retention", 1);
     let receiver = Receiver::start();
