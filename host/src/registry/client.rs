@@ -31,6 +31,8 @@ const MEDIA_TYPE: &str = "application/vnd.schemaregistry.v1+json";
 
 /// Code of an error "schema not found".
 const NO_SCHEMA: u64 = 40403;
+/// Code of an error "subject not found".
+const NO_SUBJECT: u64 = 40401;
 
 /// Why there is no schema.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -68,6 +70,12 @@ pub struct Reference {
     pub subject: String,
     /// Its version there.
     pub version: u32,
+}
+
+/// The answer to a schema that is registered or looked up.
+#[derive(Deserialize)]
+struct Registered {
+    id: u32,
 }
 
 /// A place of a schema.
@@ -147,12 +155,7 @@ impl Client {
     /// # Errors
     /// See [`Refusal`].
     pub async fn schema(&self, id: u32) -> Result<Schema, Refusal> {
-        let definition = match self.get::<Definition>(&["schemas", "ids", &id.to_string()]).await? {
-            Reply::Yes(definition) => definition,
-            Reply::No { code: NO_SCHEMA, .. } => return Err(Refusal::NotThere),
-            Reply::No { status: StatusCode::NOT_FOUND, .. } => return Err(self.plainly_not_there().await),
-            Reply::No { status, message, .. } => return Err(self.odd(status, &message)),
-        };
+        let definition = self.definition(id).await?;
         let unusable = |reason: String| Refusal::Unusable(format!("schema {id}: {reason}"));
         match definition.kind.as_deref() {
             None | Some("AVRO" | "") => {
@@ -164,6 +167,35 @@ impl Client {
             }
             Some("JSON") => Ok(Schema::json(&definition.schema)),
             Some(kind) => Err(unusable(format!("it is of type {kind}; AVRO and JSON can be read"))),
+        }
+    }
+
+    /// The text of an id's schema, and what it refers to.
+    ///
+    /// # Errors
+    /// Only [`Refusal::NotThere`] and [`Refusal::Unavailable`].
+    pub async fn definition(&self, id: u32) -> Result<Definition, Refusal> {
+        match self.get::<Definition>(&["schemas", "ids", &id.to_string()]).await? {
+            Reply::Yes(definition) => Ok(definition),
+            Reply::No { code: NO_SCHEMA, .. } => Err(Refusal::NotThere),
+            Reply::No { status: StatusCode::NOT_FOUND, .. } => Err(self.plainly_not_there().await),
+            Reply::No { status, message, .. } => Err(self.odd(status, &message)),
+        }
+    }
+
+    /// The id that a schema has under a subject.
+    ///
+    /// # Errors
+    /// [`Refusal::NotThere`] where the subject does not have it, [`Refusal::Unusable`] where it is no schema to the registry.
+    pub async fn look_up(&self, subject: &str, definition: &Definition) -> Result<u32, Refusal> {
+        match self.ask::<Registered>(Method::POST, &["subjects", subject], Some(definition)).await? {
+            Reply::Yes(Registered { id }) => Ok(id),
+            Reply::No { code: NO_SUBJECT | NO_SCHEMA, .. } => Err(Refusal::NotThere),
+            Reply::No { status: StatusCode::NOT_FOUND, .. } => Err(self.plainly_not_there().await),
+            Reply::No { status: StatusCode::UNPROCESSABLE_ENTITY, message, .. } => {
+                Err(Refusal::Unusable(format!("the registry does not take the schema for one ({message})")))
+            }
+            Reply::No { status, message, .. } => Err(self.odd(status, &message)),
         }
     }
 
@@ -188,14 +220,14 @@ impl Client {
     /// # Errors
     /// [`Refusal::Unusable`] where the registry refuses it, [`Refusal::Unavailable`] otherwise.
     pub async fn register(&self, subject: &str, definition: &Definition) -> Result<u32, Refusal> {
-        #[derive(Deserialize)]
-        struct Registered {
-            id: u32,
-        }
         let segments = ["subjects", subject, "versions"];
         match self.ask::<Registered>(Method::POST, &segments, Some(definition)).await? {
             Reply::Yes(Registered { id }) => Ok(id),
-            Reply::No { status: StatusCode::CONFLICT | StatusCode::UNPROCESSABLE_ENTITY, message, .. } => {
+            Reply::No { status: StatusCode::CONFLICT, message, .. } => Err(Refusal::Unusable(format!(
+                "the registry refuses the schema for subject {subject:?}: it is not compatible with those before it ({message}); change the \
+                 schema, or the subject's compatibility"
+            ))),
+            Reply::No { status: StatusCode::UNPROCESSABLE_ENTITY, message, .. } => {
                 Err(Refusal::Unusable(format!("the registry refuses the schema for subject {subject:?}: {message}")))
             }
             Reply::No { status, message, .. } => Err(self.odd(status, &message)),

@@ -142,6 +142,28 @@ impl Registry {
         registered
     }
 
+    /// The id that a schema has under a subject; registers nothing.
+    ///
+    /// # Errors
+    /// [`Refusal::NotThere`] where the subject does not have it; otherwise as [`Registry::register`].
+    pub async fn look_up(&self, subject: &str, definition: &Definition) -> Result<u32, Refusal> {
+        let _request = self.request().await;
+        let found = self.0.client.look_up(subject, definition).await;
+        self.note(found.as_ref().err());
+        found
+    }
+
+    /// The text of an id's schema as the registry keeps it, with what it refers to.
+    ///
+    /// # Errors
+    /// [`Refusal::Unavailable`], or [`Refusal::NotThere`].
+    pub async fn definition(&self, id: u32) -> Result<Definition, Refusal> {
+        let _request = self.request().await;
+        let definition = self.0.client.definition(id).await;
+        self.note(definition.as_ref().err());
+        definition
+    }
+
     /// Whether the registry answers now.
     ///
     /// # Errors
