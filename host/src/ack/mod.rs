@@ -8,6 +8,7 @@ pub mod budget;
 pub mod keys;
 pub mod token;
 pub mod tracker;
+pub mod transaction;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -72,6 +73,8 @@ struct Partition {
     /// Since when the head of the tracker is the same, and when it is to be told of next.
     head: Option<Head>,
     rewind_wanted: Option<&'static str>,
+    /// A transaction is about to commit its offset.
+    committing: bool,
     /// Rewinds to the same offset in a row, and that offset. What is settled behind it is no progress: it comes again.
     rewinds: u32,
     rewound_to: Option<i64>,
@@ -88,6 +91,8 @@ struct Head {
 struct State {
     slots: Vec<Option<Partition>>,
     generations: u64,
+    /// A sink commits the offsets, see `transaction`.
+    by_sink: bool,
     settled_late: u64,
     counts: Counts,
     /// The first batch, and the last time that one was resolved.
@@ -183,6 +188,7 @@ impl Acks {
             dead_keys,
             head: None,
             rewind_wanted: None,
+            committing: false,
             rewinds: 0,
             rewound_to: None,
         };
@@ -229,13 +235,18 @@ impl Acks {
         }
     }
 
-    /// Waits until nothing of these partitions is owed, or `deadline`. Returns those that still owe something.
+    /// Waits until nothing of these partitions is owed, or `deadline`. Returns those that still owe something. Where a sink commits
+    /// the offsets, they are owed as well.
     pub fn drained(&self, slots: &[Slot], deadline: std::time::Instant) -> Vec<Slot> {
         let (state, changed) = &*self.shared;
         let mut state = state.lock();
+        let by_sink = state.by_sink;
         loop {
             // A partition that wants to be read again will not be settled by waiting.
-            let owes = |partition: &mut Partition| partition.tracker.owed() > 0 && partition.rewind_wanted.is_none();
+            let owes = |partition: &mut Partition| {
+                let owing = partition.tracker.owed() > 0 || (by_sink && partition.due().is_some());
+                partition.committing || (owing && partition.rewind_wanted.is_none())
+            };
             let owing: Vec<Slot> = slots.iter().copied().filter(|slot| state.partition(*slot).is_some_and(owes)).collect();
             if owing.is_empty() || changed.wait_until(&mut state, deadline).timed_out() {
                 return owing;
@@ -341,7 +352,7 @@ impl Acks {
         let mut generations = state.generations;
         let mut rewinds = Vec::new();
         for (index, partition) in state.slots.iter_mut().enumerate() {
-            let Some(partition) = partition else { continue };
+            let Some(partition) = partition.as_mut().filter(|partition| !partition.committing) else { continue };
             let Some(reason) = partition.rewind_wanted.take() else { continue };
             let from = partition.tracker.committable();
             partition.rewinds = if partition.rewound_to == from { partition.rewinds + 1 } else { 1 };
@@ -485,12 +496,14 @@ impl Acks {
 }
 
 impl Partition {
-    /// The committable offset, if it is due; it counts as committed from now on.
+    /// The committable offset, if it is due.
+    fn due(&self) -> Option<i64> {
+        self.tracker.committable().filter(|offset| self.committed.is_none_or(|committed| *offset > committed))
+    }
+
+    /// The same; it counts as committed from now on.
     fn take_due(&mut self) -> Option<Committable> {
-        let offset = self.tracker.committable()?;
-        if self.committed.is_some_and(|committed| offset <= committed) {
-            return None;
-        }
+        let offset = self.due()?;
         self.committed = Some(offset);
         Some(Committable { name: self.name.clone(), offset, holds: self.holds.clone(), dead_keys: self.dead_keys.clone() })
     }

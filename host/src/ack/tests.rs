@@ -283,3 +283,79 @@ fn counts_of_resolved_ranges_add_up_over_rewinds_and_revokes() {
     let counts = acks.counts();
     assert_eq!((counts.read, counts.filtered, counts.dead_lettered, counts.delivered()), (20, 4, 1, 15));
 }
+
+fn due(readiness: transaction::Readiness) -> transaction::Due {
+    match readiness {
+        transaction::Readiness::Ready(due) => due,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_transaction_settles_its_pieces_and_commits_their_offsets_in_one_step() {
+    let acks = Acks::new();
+    acks.commit_by_sink();
+    let (first, second) = (acks.assign(name(0), Some(0)), acks.assign(name(1), Some(0)));
+    let tokens = vec![acks.dispatch(first, 0, 10, 10).unwrap(), acks.dispatch(first, 10, 12, 2).unwrap()];
+    // All of this batch was filtered: no piece, and its offset goes along.
+    acks.dispatch(second, 0, 7, 7).unwrap().settle();
+    let prepared = due(acks.prepare(&tokens));
+    assert_eq!(prepared.iter().map(|(_, due)| (due.name.partition, due.offset)).collect::<Vec<_>>(), [(0, 12), (1, 7)]);
+    assert!(!acks.is_idle(), "nothing is settled before it has landed");
+    let late = std::time::Instant::now();
+    assert_eq!(acks.drained(&[first, second], late), [first, second], "a drain waits for the commit");
+    acks.landed(&prepared, tokens);
+    assert!(acks.is_idle());
+    assert_eq!(acks.drained(&[first, second], late), []);
+    assert_eq!(due(acks.prepare(&[])), []);
+    assert_eq!(acks.counts().read, 19);
+}
+
+#[test]
+fn a_transaction_waits_for_the_dead_letters_of_its_records() {
+    let acks = Acks::new();
+    let slot = acks.assign(name(0), Some(0));
+    let first = acks.dispatch(slot, 0, 10, 10).unwrap();
+    let letter = first.another();
+    let tokens = vec![first, acks.dispatch(slot, 10, 20, 10).unwrap()];
+    assert_eq!(acks.prepare(&tokens), transaction::Readiness::Waiting);
+    letter.settle();
+    assert_eq!(due(acks.prepare(&tokens))[0].1.offset, 20);
+    acks.landed(&vec![], tokens);
+}
+
+#[test]
+fn a_partition_is_not_read_again_while_its_offset_is_being_committed() {
+    let acks = Acks::new();
+    let slot = acks.assign(name(0), Some(0));
+    let tokens = vec![acks.dispatch(slot, 0, 10, 10).unwrap()];
+    let prepared = due(acks.prepare(&tokens));
+    drop(acks.dispatch(slot, 10, 20, 10));
+    assert!(acks.take_rewinds().is_empty());
+    acks.landed(&prepared, tokens);
+    assert_eq!(acks.take_rewinds()[0].from, Some(10), "not below what was committed");
+}
+
+#[test]
+fn a_transaction_that_did_not_land_is_read_again_from_before_it() {
+    let acks = Acks::new();
+    let slot = acks.assign(name(0), Some(0));
+    let tokens = vec![acks.dispatch(slot, 0, 10, 10).unwrap()];
+    let prepared = due(acks.prepare(&tokens));
+    acks.not_landed(&prepared);
+    tokens.into_iter().for_each(|token| token.rewind("aborted"));
+    assert_eq!(acks.take_rewinds()[0].from, Some(0));
+    assert_eq!(offsets(acks.take_committable(None)), []);
+}
+
+#[test]
+fn a_transaction_with_a_partition_that_left_or_is_read_again_is_not_committed() {
+    let acks = Acks::new();
+    let (first, second) = (acks.assign(name(0), Some(0)), acks.assign(name(1), Some(0)));
+    let tokens = vec![acks.dispatch(first, 0, 10, 10).unwrap(), acks.dispatch(second, 0, 10, 10).unwrap()];
+    acks.want_rewind(first, "test");
+    assert_eq!(acks.prepare(&tokens), transaction::Readiness::Gone);
+    let tokens = vec![tokens.into_iter().nth(1).unwrap()];
+    acks.revoke(&[second], |_| ());
+    assert_eq!(acks.prepare(&tokens), transaction::Readiness::Gone);
+}

@@ -120,6 +120,12 @@ impl Tracker {
         }
     }
 
+    /// The same, were so many pieces of each range settled as `held` says, by first offset.
+    pub fn committable_with(&self, held: &BTreeMap<i64, u32>) -> Option<i64> {
+        let owes = |(first, range): &(&i64, &Range)| range.pieces_left > held.get(first).copied().unwrap_or_default();
+        self.ranges.iter().find(owes).map(|(first, _)| *first).or(self.position)
+    }
+
     /// Behind the last record read.
     pub fn position(&self) -> Option<i64> {
         self.position
@@ -167,6 +173,18 @@ mod tests {
         assert_eq!(tracker.committable(), Some(0));
         assert!(tracker.settle(0));
         assert_eq!(tracker.committable(), Some(30));
+    }
+
+    #[test]
+    fn what_a_transaction_holds_counts_as_settled_up_to_the_first_piece_of_others() {
+        let mut tracker = three_batches();
+        tracker.owe(10, 1);
+        let held = |pieces: &[(i64, u32)]| pieces.iter().copied().collect::<BTreeMap<_, _>>();
+        assert_eq!(tracker.committable_with(&held(&[])), Some(0));
+        assert_eq!(tracker.committable_with(&held(&[(0, 1), (10, 1), (25, 1)])), Some(10));
+        assert_eq!(tracker.committable_with(&held(&[(10, 2), (25, 1)])), Some(0));
+        assert_eq!(tracker.committable_with(&held(&[(0, 1), (10, 2), (25, 1)])), Some(30));
+        assert_eq!(tracker.committable(), Some(0), "nothing is settled by asking");
     }
 
     #[test]
