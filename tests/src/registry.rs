@@ -88,6 +88,32 @@ impl Registry {
         self.register_as(subject, &json!({ "schema": schema }))
     }
 
+    /// Sets the rule by which a subject's schemas have to be compatible, such as `BACKWARD`.
+    pub fn compatibility(&self, subject: &str, rule: &str) {
+        block_on(async {
+            let url = format!("{}/config/{subject}", self.url());
+            let answer = reqwest::Client::new().put(url).json(&json!({ "compatibility": rule })).send().await.unwrap();
+            assert!(answer.status().is_success(), "subject {subject}: the registry answered {answer:?}");
+        });
+    }
+
+    /// The text of an id's schema.
+    pub fn schema(&self, id: u32) -> String {
+        block_on(async {
+            let answer: Json = reqwest::get(format!("{}/schemas/ids/{id}", self.url())).await.unwrap().json().await.unwrap();
+            answer["schema"].as_str().unwrap_or_else(|| panic!("schema {id}: the registry answered {answer}")).to_owned()
+        })
+    }
+
+    /// Id and text of the last schema of a subject; `None`: there is none.
+    pub fn latest(&self, subject: &str) -> Option<(u32, String)> {
+        block_on(async {
+            let url = format!("{}/subjects/{subject}/versions/latest", self.url());
+            let answer: Json = reqwest::get(url).await.unwrap().json().await.unwrap();
+            Some((answer["id"].as_u64()? as u32, answer["schema"].as_str()?.to_owned()))
+        })
+    }
+
     /// Registers what `body` says (`schema`, `schemaType`, `references`) and returns its id.
     pub fn register_as(&self, subject: &str, body: &Json) -> u32 {
         block_on(async {

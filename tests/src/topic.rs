@@ -1,10 +1,10 @@
 //! Topics: what a test writes to them, reads from them, and asks of consumer groups.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
@@ -81,8 +81,24 @@ pub struct Topic {
 }
 
 impl Topic {
+    /// A topic that somebody else creates.
+    pub fn named(client: ClientConfig, name: &str, partitions: i32) -> Topic {
+        Topic { client, name: name.to_owned(), partitions }
+    }
+
+    /// How many partitions it has, and its own setting `name`; `None`: it is not there.
+    pub fn described(&self, name: &str) -> Option<(usize, String)> {
+        let admin: AdminClient<DefaultClientContext> = self.client.create().unwrap();
+        let metadata = admin.inner().fetch_metadata(None, ANSWER_MAX).unwrap();
+        let partitions = metadata.topics().iter().find(|topic| topic.name() == self.name)?.partitions().len();
+        let resource = ResourceSpecifier::Topic(&self.name);
+        let described = block_on(admin.describe_configs([&resource], &AdminOptions::new())).unwrap().remove(0).unwrap();
+        let value = described.get(name).and_then(|entry| entry.value.clone());
+        Some((partitions, value.unwrap_or_default()))
+    }
+
     pub(crate) fn create(client: ClientConfig, name: &str, partitions: i32, settings: &[(&str, &str)]) -> Topic {
-        let topic = Topic { client, name: name.to_owned(), partitions };
+        let topic = Topic::named(client, name, partitions);
         topic.create_again(settings);
         topic
     }
@@ -151,12 +167,24 @@ impl Topic {
         writer.send(records, ANSWER_MAX);
         Transaction(writer.producer)
     }
-    /// The offset behind the last record of each partition.
+
+    /// The offset behind the last record of each partition; of a transaction that is not ended, the one of its first.
     pub fn ends(&self) -> BTreeMap<i32, i64> {
-        let consumer = self.consumer("none");
+        self.ends_of("read_committed")
+    }
+
+    /// Whether there are records of a transaction that is not ended.
+    pub fn has_open_transaction(&self) -> bool {
+        self.ends() != self.ends_of("read_uncommitted")
+    }
+
+    fn ends_of(&self, isolation: &str) -> BTreeMap<i32, i64> {
+        let consumer = self.consumer_of("none", isolation);
         let ends = (0..self.partitions).map(|partition| {
-            let (_, end) = consumer.fetch_watermarks(&self.name, partition, ANSWER_MAX).unwrap();
-            (partition, end)
+            let what = format!("the end of {}/{partition}", self.name);
+            // A broker that has just started does not lead its partitions yet.
+            let end = until(&what, ANSWER_MAX, || consumer.fetch_watermarks(&self.name, partition, ANSWER_MAX).ok());
+            (partition, end.1)
         });
         ends.collect()
     }
@@ -187,11 +215,16 @@ impl Topic {
     }
 
     fn consumer(&self, group: &str) -> BaseConsumer {
-        let mut client = self.client.clone();
-        client.set("group.id", group).set("enable.auto.commit", "false").set("isolation.level", "read_committed").create().unwrap()
+        self.consumer_of(group, "read_committed")
     }
 
-    /// All records that are there now, partition by partition.
+    fn consumer_of(&self, group: &str, isolation: &str) -> BaseConsumer {
+        let mut client = self.client.clone();
+        client.set("group.id", group).set("enable.auto.commit", "false").set("enable.partition.eof", "true");
+        client.set("isolation.level", isolation).create().unwrap()
+    }
+
+    /// All records that are there now, partition by partition; of transactions, those that are committed.
     pub fn records(&self) -> Vec<Record> {
         let mut records = Vec::new();
         self.each(|record| records.push(record));
@@ -199,19 +232,27 @@ impl Topic {
         records
     }
 
+    /// The same with the records of transactions that were aborted, or are not ended.
+    pub fn uncommitted_records(&self) -> Vec<Record> {
+        let mut records = Vec::new();
+        self.read("read_uncommitted", |record| records.push(record));
+        records.sort_by_key(|record| (record.partition, record.offset));
+        records
+    }
+
     /// Visits all records that are there now, those of each partition in order.
-    pub fn each(&self, mut visit: impl FnMut(Record)) {
-        let ends = self.ends();
-        // Behind the last record there may be more offsets: of transactions, and of what was compacted.
-        let mut client = self.client.clone();
-        client.set("group.id", "none").set("enable.auto.commit", "false").set("isolation.level", "read_committed");
-        let consumer: BaseConsumer = client.set("enable.partition.eof", "true").create().unwrap();
+    pub fn each(&self, visit: impl FnMut(Record)) {
+        self.read("read_committed", visit);
+    }
+
+    fn read(&self, isolation: &str, mut visit: impl FnMut(Record)) {
+        let consumer = self.consumer_of("none", isolation);
         let mut list = TopicPartitionList::new();
-        for (partition, _) in ends.iter().filter(|(_, end)| **end > 0) {
+        let mut open: BTreeSet<i32> = (0..self.partitions).collect();
+        for partition in &open {
             list.add_partition_offset(&self.name, *partition, Offset::Beginning).unwrap();
         }
         consumer.assign(&list).unwrap();
-        let mut open: BTreeMap<i32, i64> = ends.into_iter().filter(|(_, end)| *end > 0).collect();
         let mut last = Instant::now();
         while !open.is_empty() {
             assert!(last.elapsed() < ANSWER_MAX, "topic {}: {open:?} are not read to their end", self.name);
