@@ -17,8 +17,9 @@ use crate::observe::Metrics;
 use crate::output::Formats;
 use crate::plugin::{Chain, ChainPlan};
 use crate::route::Router;
-use crate::sink::{self, Outbox, SinkError, Surroundings, Urgency};
+use crate::sink::{self, Offsets, Outbox, SinkError, Surroundings, Urgency};
 use crate::source::kafka::heartbeat::{Change, Heartbeat};
+use crate::source::kafka::member::Member;
 use crate::source::logs::Logs;
 use crate::source::{self, Feed};
 use crate::stop::{Stop, StopReason};
@@ -79,15 +80,31 @@ impl Pipeline {
         let decision: Arc<str> = decision(&plugins, &route).into();
         let broken = |error: crate::schemas::RegisterError| StopReason::Broken(error.to_string());
 
+        // A sink that commits the offsets is the only one; see `config::check`.
+        let member = Member::default();
+        let offsets = route.to.iter().any(|sink| sink::commits_offsets(&config.sinks[sink])).then(|| Offsets {
+            acks: acks.clone(),
+            member: member.clone(),
+            instance_id: config.sources[&route.from].kafka().and_then(|source| source.instance_id.as_deref().map(Into::into)),
+            interval: route.commit_interval.get(),
+            metrics: counters.clone(),
+        });
+        if offsets.is_some() {
+            acks.commit_by_sink();
+        }
+
         // Sinks, from the far end: dead letters first, since the others hand over to them.
-        let surroundings = |sink: &str, dead: &DeadLetters, without_ledger| Surroundings {
-            without_ledger,
+        let is_log = config.sources[&route.from].is_log();
+        let surroundings = |sink: &str, dead: &DeadLetters, takes_letters: bool| Surroundings {
+            without_ledger: takes_letters || !is_log,
+            takes_letters,
             route: name.clone(),
             sink: sink.into(),
             group: route.group.as_str().into(),
             decision: decision.clone(),
             dead: dead.clone(),
             logs: logs.clone(),
+            offsets: offsets.clone().filter(|_| !takes_letters),
             metrics: counters.sink(sink),
         };
         let nowhere =
@@ -107,8 +124,7 @@ impl Pipeline {
         let mut to = Vec::new();
         for sink_name in &route.to {
             let (outbox, inbox) = urgency.inbox();
-            let surroundings = surroundings(sink_name, &dead, !config.sources[&route.from].is_log());
-            sinks.spawn(sink::run(config.clone(), sink_name.clone(), surroundings, inbox));
+            sinks.spawn(sink::run(config.clone(), sink_name.clone(), surroundings(sink_name, &dead, false), inbox));
             to.push(outbox);
         }
         outboxes.extend(to.iter().cloned());
@@ -153,6 +169,8 @@ impl Pipeline {
             logs,
             heartbeat: heartbeat.clone(),
             per_partition,
+            member,
+            commits: offsets.is_none(),
         });
 
         // Until the source ends, a sink that ends has failed.

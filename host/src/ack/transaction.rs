@@ -52,7 +52,15 @@ impl Acks {
                 return Readiness::Waiting;
             }
             if partition.committed.is_none_or(|committed| offset > committed) {
-                due.push((slot, Committable { name: partition.name.clone(), offset, holds: partition.holds.clone() }));
+                due.push((
+                    slot,
+                    Committable {
+                        name: partition.name.clone(),
+                        offset,
+                        holds: partition.holds.clone(),
+                        dead_keys: partition.dead_keys.clone(),
+                    },
+                ));
             }
         }
         for (slot, _) in &due {

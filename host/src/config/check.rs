@@ -8,12 +8,14 @@ use std::path::{Component, Path, PathBuf};
 
 use toml::Spanned;
 
+use super::kafka::Isolation;
 use super::plugin::{self, BUNDLED, Limits, Plugin};
 use super::problem::{Fault, Problem, Severity};
 use super::route::{AfterDeadLetter, KeyFormat, Route, RouteWritten, Start, Step, StepWritten, Topics, TopicsWritten, ValueFormat};
 use super::text::Name;
 use super::written::{Named, Written};
 use super::{Config, Log, Map, Sink, suggest};
+use crate::sink;
 
 /// Names that are taken, be their tables right or wrong: who uses a wrong one makes no mistake of his own.
 #[derive(Debug, Default)]
@@ -50,6 +52,7 @@ pub(super) fn config(mut written: Written<'_>, listen: Option<SocketAddr>, log: 
         sink.faults(sink.value.check(), problems);
     }
     inherit_brokers(&mut written, problems);
+    choose_registries(&mut written, problems);
     check_shared_places(&written, problems);
     if let Some(problem) = check_log(&log, &written) {
         problems.push(problem);
@@ -131,6 +134,36 @@ fn inherit_brokers(written: &mut Written<'_>, problems: &mut Vec<Problem>) {
                 "the sink has no brokers",
                 "add brokers = [\"host:port\"]: only where there is exactly one Kafka source are its brokers taken",
             );
+            problems.push(sink.part.problem(fault));
+        }
+    }
+}
+
+/// A Kafka sink that writes Avro needs a registry; the only one needs no name.
+fn choose_registries(written: &mut Written<'_>, problems: &mut Vec<Problem>) {
+    let names = &written.names.registries;
+    for sink in written.sinks.values_mut() {
+        let Sink::Kafka(config) = &mut sink.value else { continue };
+        let fault = match &config.registry {
+            Some(name) if !names.contains(name) => {
+                let help = suggest::suggestion(name, names.iter().map(Name::as_str), "registries");
+                Fault::new("registry", format!("there is no registry `{name}`"), help)
+            }
+            None if config.has_avro() && names.is_empty() => {
+                let key = if config.value == sink::kafka::Payload::Avro { "value" } else { "key" };
+                Fault::new(key, "Avro cannot be written without a registry", "add [registry.NAME] with url = \"http://host:8081\"")
+            }
+            None if config.has_avro() && names.len() > 1 => {
+                let remedy = format!("add registry = \"NAME\", NAME being {}", joined(names));
+                Fault::new("", "the sink writes Avro, and there are several registries", remedy)
+            }
+            None if config.has_avro() => {
+                config.registry = names.first().cloned();
+                continue;
+            }
+            _ => continue,
+        };
+        if !sink.part.has("registry") || config.registry.is_some() {
             problems.push(sink.part.problem(fault));
         }
     }
@@ -272,6 +305,7 @@ impl RouteCheck<'_, '_, '_> {
         }
         self.cycle(&from, &topics);
         self.destinations();
+        self.exactly_once(&from);
 
         let workers = match written.workers {
             0 => std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32),
@@ -524,6 +558,51 @@ impl RouteCheck<'_, '_, '_> {
             let problem = Problem::error(sink.span(), message, "let it write to a topic that it does not read");
             self.problems.push(problem.beside(written.part.place(&["topic".to_owned()]), "into a topic of the route"));
         }
+    }
+
+    /// One transaction holds what one sink writes to one cluster, and the offsets of what was read there.
+    fn exactly_once(&mut self, from: &Name) {
+        let route = &self.named.value;
+        let sinks: Vec<&Spanned<String>> = route.to.iter().flat_map(|to| to.get_ref()).collect();
+        let config = |sink: &Spanned<String>| match &self.written.sinks.get(sink.get_ref().as_str())?.value {
+            Sink::Kafka(config) if config.exactly_once => Some(config),
+            _ => None,
+        };
+        let mut found = Vec::new();
+        for sink in &sinks {
+            let Some(config) = config(sink) else { continue };
+            let name = sink.get_ref();
+            if sinks.len() > 1 {
+                let message = format!("the sink `{name}` is to be exactly once, and the route leads to other sinks too");
+                let help = "a transaction holds one sink's records: give it a route of its own, or remove exactly_once";
+                found.push(Problem::error(sink.span(), message, help));
+            }
+            let Some(source) = self.written.sources.get(from) else { continue };
+            let Some(source) = source.value.kafka() else {
+                let message = format!("the sink `{name}` is to be exactly once, and its route reads no Kafka topics");
+                let help = "a transaction commits the offsets of a consumer group: remove exactly_once";
+                found.push(Problem::error(sink.span(), message, help));
+                continue;
+            };
+            if !config.brokers.is_empty() && !config.brokers.iter().any(|broker| source.brokers.contains(broker)) {
+                let message = format!("the sink `{name}` is to be exactly once, and writes to other brokers than its route reads from");
+                let help = "a transaction spans one cluster: write the same brokers in both, or remove exactly_once";
+                found.push(Problem::error(sink.span(), message, help));
+            }
+            if source.isolation == Isolation::ReadUncommitted {
+                let message = format!("the sink `{name}` is to be exactly once, and its source reads records that may be aborted");
+                let help = "set isolation = \"read_committed\" in the source, or remove exactly_once";
+                found.push(Problem::error(sink.span(), message, help));
+            }
+        }
+        if let Some(letters) = &route.dead_letters
+            && config(letters).is_some()
+        {
+            let message = format!("the sink `{}` is to be exactly once, and takes dead letters", letters.get_ref());
+            let help = "dead letters are written outside of transactions, at least once: give them a sink of their own";
+            found.push(Problem::error(letters.span(), message, help));
+        }
+        self.problems.extend(found);
     }
 
     /// Sinks that need a destination, where nothing can give records one.

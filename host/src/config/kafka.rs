@@ -407,10 +407,12 @@ pub const OWNED_BY_SOURCE: [(&str, &str); 14] = [
 ];
 
 /// Properties that a Kafka sink sets itself, with what to write instead.
-pub const OWNED_BY_SINK: [(&str, &str); 4] = [
+pub const OWNED_BY_SINK: [(&str, &str); 6] = [
     ("acks", "the sink waits for all in-sync replicas: less would lose records"),
     ("enable.idempotence", "the producer is always idempotent"),
-    ("transactional.id", "transactions are not built yet"),
+    ("transactional.id", "write `exactly_once = true`"),
+    ("transaction.timeout.ms", "write `transaction = { timeout = \"..\" }`"),
+    ("partitioner", "write `partitioner`"),
     ("dr_cb", "the router does not use it"),
 ];
 

@@ -58,8 +58,10 @@ impl Route {
             group: "g".into(),
             decision: "d".into(),
             without_ledger: false,
+            takes_letters: false,
             dead: letters,
             logs: Logs::default(),
+            offsets: None,
             metrics: metrics.sink("out"),
         };
         let (partitions, inbox) = (HashMap::new(), Some(inbox));

@@ -33,7 +33,7 @@ pub async fn run(config: Arc<Config>, name: Name, surroundings: Surroundings, in
         Sink::Stdout(config) => stdout::Stdout::new(config, surroundings).run(inbox).await,
         Sink::File(config) => file::FileSink::new(config, surroundings).run(inbox).await,
         Sink::Http(config) => http::Http::new(config, surroundings)?.run(inbox).await,
-        Sink::Kafka(config) => kafka::Kafka::new(config, surroundings).run(inbox).await,
+        Sink::Kafka(own) => kafka::Kafka::new(own, surroundings).with_registry(&config).run(inbox).await,
         Sink::Delta(config) => delta::Delta::new(config, surroundings)?.run(inbox).await,
         Sink::Diffusion(config) => diffusion::Diffusion::new(config, surroundings)?.run(inbox).await,
     }
@@ -50,6 +50,14 @@ pub fn destinations(sink: &Sink) -> Uses {
         Sink::Delta(config) if config.root.is_some() => Uses::Needed,
         Sink::Delta(_) => Uses::Ignored,
         Sink::Diffusion(config) => diffusion::destinations(config),
+    }
+}
+
+/// Whether the sink commits the offsets of its route, together with what it writes.
+pub fn commits_offsets(sink: &Sink) -> bool {
+    match sink {
+        Sink::Kafka(config) => config.exactly_once,
+        Sink::Null(_) | Sink::Stdout(_) | Sink::File(_) | Sink::Http(_) | Sink::Delta(_) | Sink::Diffusion(_) => false,
     }
 }
 

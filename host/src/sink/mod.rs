@@ -17,16 +17,18 @@ pub mod null;
 pub mod preview;
 pub mod stdout;
 
-pub use kind::{Held, destinations, form, ledger_positions, other_ledgers, probe, run};
+pub use kind::{Held, commits_offsets, destinations, form, ledger_positions, other_ledgers, probe, run};
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
-use crate::ack::{Slot, Token};
+use crate::ack::{Acks, Slot, Token};
 use crate::dead::{Class, DeadLetters, Letter};
-use crate::observe::SinkMetrics;
+use crate::observe::{RouteMetrics, SinkMetrics};
 use crate::output::{Outputs, View};
+use crate::source::kafka::member::Member;
 use crate::source::logs::Logs;
 
 /// One sink's outputs of one batch, and what it owes for them.
@@ -194,12 +196,31 @@ pub struct Surroundings {
     /// Whether offsets do not tell which records are there already: those of dead letters, which come in no order, and of a source that
     /// has no offsets of its own.
     pub without_ledger: bool,
+    /// Whether what it gets are the dead letters of a route.
+    pub takes_letters: bool,
     /// Where given-up outputs go.
     pub dead: DeadLetters,
     /// What may be asked about the logs that records come from.
     pub logs: Logs,
+    /// The offsets of the route, where this sink commits them together with its records.
+    pub offsets: Option<Offsets>,
     /// Counters of this sink.
     pub metrics: SinkMetrics,
+}
+
+/// The offsets of a route that a sink commits itself.
+#[derive(Debug, Clone)]
+pub struct Offsets {
+    /// What may be committed.
+    pub acks: Acks,
+    /// In whose name.
+    pub member: Member,
+    /// A static member's name: no other process of the group has it.
+    pub instance_id: Option<Arc<str>>,
+    /// Time between commits while nothing is written.
+    pub interval: Duration,
+    /// Counters of the route.
+    pub metrics: RouteMetrics,
 }
 
 impl Surroundings {

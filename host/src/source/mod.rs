@@ -14,6 +14,7 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 
 use self::kafka::heartbeat::Heartbeat;
+use self::kafka::member::Member;
 use self::logs::Logs;
 use self::work::{BatchBounds, WorkerMessage};
 use crate::ack::Acks;
@@ -59,6 +60,10 @@ pub struct Feed {
     pub heartbeat: Heartbeat,
     /// How many plugins have an instance for each partition.
     pub per_partition: usize,
+    /// The membership in the group, for a sink that commits the offsets.
+    pub member: Member,
+    /// Whether the source commits offsets; otherwise a sink does.
+    pub commits: bool,
 }
 
 impl Feed {

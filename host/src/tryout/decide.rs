@@ -85,22 +85,24 @@ impl Decider {
         let decision: Arc<str> = decision(&plugins, route).into();
         let nowhere =
             DeadLetters::new(name.clone(), None, plugins.schemas.clone(), route.on_error, Stop::new(), counters.clone()).map_err(broken)?;
-        let previewer = |sink: &str, without_ledger| {
+        let is_log = config.sources[&route.from].is_log();
+        let previewer = |sink: &str, takes_letters: bool| {
             let surroundings = Surroundings {
                 route: name.clone(),
                 sink: sink.into(),
                 group: route.group.as_str().into(),
                 decision: decision.clone(),
-                without_ledger,
+                without_ledger: takes_letters || !is_log,
+                takes_letters,
                 dead: nowhere.clone(),
                 logs: Logs::default(),
+                offsets: None,
                 metrics: counters.sink(sink),
             };
             let made = Previewer::new(&config.sinks[sink], surroundings);
             made.map(|previewer| (sink.to_owned(), previewer)).map_err(|error| Failure::Configuration(error.to_string()))
         };
-        let sinks =
-            route.to.iter().map(|sink| previewer(sink.as_str(), !config.sources[&route.from].is_log())).collect::<Result<_, _>>()?;
+        let sinks = route.to.iter().map(|sink| previewer(sink.as_str(), false)).collect::<Result<_, _>>()?;
         let dead_sink = route.dead_letters.as_ref().map(|sink| previewer(sink.as_str(), true)).transpose()?;
         // Nobody reads that inbox: letters are made and shown, never sent.
         let place = route.dead_letters.as_ref().map(|sink| (Urgency::new().inbox().0, sink::form(&config.sinks[sink])));

@@ -72,6 +72,8 @@ impl Values {
             logs: Logs::default(),
             heartbeat: Heartbeat::new(),
             per_partition: 0,
+            member: Default::default(),
+            commits: true,
         });
         let records = self.records;
         let forwarding = tokio::task::spawn_blocking(move || forward(&works, &out, records, &what));

@@ -4,12 +4,14 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::num::{NonZeroU16, NonZeroU32};
+use std::time::Duration;
 
 use rdkafka::ClientConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{DurationText, Fault, OWNED_BY_SINK, Property, Security, check_brokers, check_properties};
+use crate::config::{ByteSize, DurationText, Fault, Name, OWNED_BY_SINK, Property, Security, check_brokers, check_properties};
 use crate::value::JsonOptions;
 
 /// `[sink.NAME.kafka]`: records of a topic.
@@ -28,15 +30,39 @@ pub struct Config {
     /// Which characters of a destination become `_`, so that it is the name of a topic.
     #[serde(default)]
     pub replace: Replace,
+    /// What a record's key becomes.
+    #[serde(default)]
+    pub key: KeyPayload,
     /// What a record's value becomes.
     #[serde(default)]
     pub value: Payload,
+    /// The registry of keys and values that become `"avro"`; only needed where there are several.
+    #[serde(default)]
+    pub registry: Option<Name>,
+    /// What the subject of a schema is called.
+    #[serde(default)]
+    pub subject: Subject,
+    /// Whether schemas are registered; without it they have to be there.
+    #[serde(default = "Config::register")]
+    pub register: bool,
     /// How decimals, bytes and times are written with `value = "json"`.
     #[serde(default)]
     pub json: JsonOptions,
     /// Which partition a record goes to.
     #[serde(default)]
     pub partition: Partition,
+    /// Which partition a key has, with `partition = "key"`.
+    #[serde(default)]
+    pub partitioner: Partitioner,
+    /// How topics that are not there are created; without it they have to be there.
+    #[serde(default)]
+    pub create_topics: Option<CreateTopics>,
+    /// Whether each record is written exactly once: records and the offsets of what was read are committed together, in transactions.
+    #[serde(default)]
+    pub exactly_once: bool,
+    /// When a transaction is committed; whatever is reached first.
+    #[serde(default)]
+    pub transaction: Bounds,
     /// How long records wait to be sent together.
     #[serde(default = "Config::linger")]
     pub linger: DurationText,
@@ -88,17 +114,116 @@ pub enum Payload {
     Bytes,
     /// JSON text.
     Json,
+    /// Avro with the registry's prefix, under the subject of this topic. The bytes stay; only a record that has an Avro schema can become this.
+    Avro,
+}
+
+/// What a record's key becomes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum KeyPayload {
+    /// Its bytes as they are, with the registry's prefix where they have one.
+    #[default]
+    Bytes,
+    /// Avro with the registry's prefix, under the subject of this topic; only a key that has an Avro schema can become this.
+    Avro,
+}
+
+/// What the subject of a schema is called: as Confluent's serializers do it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Subject {
+    /// `TOPIC-key` and `TOPIC-value`.
+    #[default]
+    TopicName,
+    /// The full name of the record that the schema describes.
+    RecordName,
+    /// `TOPIC-` and the full name of the record.
+    TopicRecordName,
+}
+
+/// How topics are created; what is left out is what the brokers decide.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct CreateTopics {
+    /// Partitions of a topic.
+    pub partitions: Option<NonZeroU32>,
+    /// Replicas of each partition.
+    pub replication: Option<NonZeroU16>,
+    /// The topic's own settings, such as `"retention.ms"`.
+    pub config: BTreeMap<String, Property>,
+}
+
+/// When a transaction is committed. Records are seen by readers of committed records only then.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Bounds {
+    /// Records.
+    pub records_max: NonZeroU32,
+    /// Bytes of keys and values.
+    pub bytes_max: ByteSize,
+    /// Time since its first record.
+    pub age_max: DurationText,
+    /// After so long without an end the brokers abort it: what a process left behind that was killed holds up readers of committed records for so long.
+    pub timeout: DurationText,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Bounds {
+            records_max: NonZeroU32::new(100_000).expect("100,000 is not 0"),
+            bytes_max: ByteSize::mib(32),
+            age_max: DurationText::ms(200),
+            timeout: DurationText::s(30),
+        }
+    }
 }
 
 /// Which partition a record goes to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Partition {
-    /// That of its key, as Java's producer chooses it; records without a key go anywhere.
+    /// That of its key, as `partitioner` chooses it.
     #[default]
     Key,
     /// The one with the same number as where it came from.
     Same,
+}
+
+/// Which partition a key has, by librdkafka's names.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Partitioner {
+    /// As Java's producer chooses it; records without a key go anywhere.
+    #[default]
+    Murmur2Random,
+    /// The same; records without a key all go to one partition.
+    Murmur2,
+    /// CRC32, as librdkafka's own default; records without a key, or with an empty one, go anywhere.
+    ConsistentRandom,
+    /// The same; records without a key all go to one partition.
+    Consistent,
+    /// FNV-1a, as Sarama chooses it; records without a key go anywhere.
+    Fnv1aRandom,
+    /// The same; records without a key all go to one partition.
+    Fnv1a,
+    /// Anywhere, whatever the key: a key has no order then.
+    Random,
+}
+
+impl Partitioner {
+    /// As librdkafka calls it.
+    fn name(self) -> &'static str {
+        match self {
+            Partitioner::Murmur2Random => "murmur2_random",
+            Partitioner::Murmur2 => "murmur2",
+            Partitioner::ConsistentRandom => "consistent_random",
+            Partitioner::Consistent => "consistent",
+            Partitioner::Fnv1aRandom => "fnv1a_random",
+            Partitioner::Fnv1a => "fnv1a",
+            Partitioner::Random => "random",
+        }
+    }
 }
 
 /// How records are compressed.
@@ -135,25 +260,34 @@ impl Config {
         DurationText::ms(5)
     }
 
+    const fn register() -> bool {
+        true
+    }
+
+    /// Whether keys or values become Avro.
+    pub fn has_avro(&self) -> bool {
+        self.key == KeyPayload::Avro || self.value == Payload::Avro
+    }
+
     /// What is wrong beyond single values.
     pub fn check(&self) -> Vec<Fault> {
         let mut faults = if self.brokers.is_empty() { Vec::new() } else { check_brokers(&self.brokers) };
         faults.extend(self.security.check());
         faults.extend(self.topic.as_deref().and_then(|topic| crate::config::check_topic("topic", topic)));
         faults.extend(check_properties(&self.properties, &OWNED_BY_SINK));
+        faults.extend(self.transaction.check());
         faults
     }
 
-    /// The same for librdkafka, secrets among the values.
-    pub(super) fn client(&self) -> ClientConfig {
+    /// The same for librdkafka, secrets among the values. `transactional_id`: of a producer of transactions.
+    pub(super) fn client(&self, transactional_id: Option<&str>) -> ClientConfig {
         let mut client = ClientConfig::new();
         client
             .set("bootstrap.servers", self.brokers.join(","))
             .set("client.id", "anabranch")
             .set("linger.ms", self.linger.get().as_millis().to_string())
             .set("compression.codec", self.compression.name())
-            // The partition of a key is the one that Java's producer chooses.
-            .set("partitioner", "murmur2_random")
+            .set("partitioner", self.partitioner.name())
             // What a topic takes is for its broker to say. It refuses a record beyond that, and ends the connection of a request beyond 100 MiB.
             .set("message.max.bytes", (32 << 20).to_string())
             // What waits here holds its batch's share of the route's budget as well, so a large queue gains nothing.
@@ -167,7 +301,37 @@ impl Config {
         }
         // Brokers that are away are waited for: a time limit would turn an outage into lost order.
         client.set("enable.idempotence", "true").set("acks", "all").set("message.timeout.ms", "0");
+        if let Some(id) = transactional_id {
+            client.set("transactional.id", id).set("transaction.timeout.ms", self.transaction.timeout.get().as_millis().to_string());
+        }
         client.set_log_level(rdkafka::config::RDKafkaLogLevel::Info);
         client
+    }
+}
+
+impl Bounds {
+    fn check(&self) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        if self.bytes_max.get() == 0 {
+            faults.push(Fault::new(
+                "transaction.bytes_max",
+                "bytes_max is 0",
+                "a transaction holds at least one byte; leave it out for \"32 MiB\"",
+            ));
+        }
+        // Brokers take no longer ones by default (`transaction.max.timeout.ms`), and nothing is done within a second.
+        let range = Duration::from_secs(1)..=Duration::from_secs(15 * 60);
+        if !range.contains(&self.timeout.get()) {
+            let wrong = format!("timeout ({}) is not from \"1 s\" to \"15 m\"", self.timeout);
+            faults.push(Fault::new("transaction.timeout", wrong, "leave it out for \"30 s\""));
+        } else if self.age_max.get() * 2 > self.timeout.get() {
+            let wrong = format!("age_max ({}) is more than half of timeout ({})", self.age_max, self.timeout);
+            faults.push(Fault::new(
+                "transaction.age_max",
+                wrong,
+                "the brokers would abort transactions that take their time: make it shorter",
+            ));
+        }
+        faults
     }
 }

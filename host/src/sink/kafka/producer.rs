@@ -36,11 +36,16 @@ pub struct Reports {
 }
 
 impl Reports {
+    /// Takes those that are there.
+    pub fn take_now(&self) -> Vec<Report> {
+        std::mem::take(&mut *self.list.lock())
+    }
+
     /// Waits until there are some, and takes them. Cancel safe.
     pub async fn take(&self) -> Vec<Report> {
         loop {
             let came = self.came.notified();
-            let list = std::mem::take(&mut *self.list.lock());
+            let list = self.take_now();
             if !list.is_empty() {
                 return list;
             }
@@ -59,13 +64,13 @@ pub struct Context {
 /// The producer of a sink.
 pub type Producer = ThreadedProducer<Context>;
 
-/// A producer, its reports, and what is known of its connection.
-pub fn start(config: &Config, metrics: &SinkMetrics) -> KafkaResult<(Producer, Arc<Reports>, Login)> {
+/// A producer, its reports, and what is known of its connection. `transactional_id`: one of transactions.
+pub fn start(config: &Config, transactional_id: Option<&str>, metrics: &SinkMetrics) -> KafkaResult<(Producer, Arc<Reports>, Login)> {
     let credentials = Credentials::of(&config.security);
     let login = Login::new(&config.brokers.join(","), metrics.part(), metrics.all().clone(), credentials);
     let reports = Arc::<Reports>::default();
     let context = Context { reports: reports.clone(), login: login.clone(), metrics: metrics.clone() };
-    Ok((Producer::from_config_and_context(&config.client(), context)?, reports, login))
+    Ok((Producer::from_config_and_context(&config.client(transactional_id), context)?, reports, login))
 }
 
 /// Number of the piece and position of the output in one word, which librdkafka carries for us.

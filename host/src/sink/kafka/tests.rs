@@ -14,6 +14,7 @@ use super::*;
 use crate::batch::{Entries, Headers};
 use crate::output::Text;
 use crate::sink::fixture::{PATIENCE, Route};
+use crate::value::Format;
 
 type Cluster = MockCluster<'static, DefaultProducerContext>;
 
@@ -149,6 +150,28 @@ async fn destinations_choose_topics_and_json_and_the_same_partition_are_options(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_key_has_the_partition_that_its_partitioner_gives_it() {
+    let cluster = cluster(&[("java", 13), ("crc", 13)]);
+    // Of Kafka's own `UtilsTest.testMurmur2`.
+    let vectors = [("21", -973932308), ("foobar", -790332482), ("a-little-bit-longer-string", -1486304829), ("abc", 479470107)];
+    for (topic, partitioner) in [("java", "murmur2_random"), ("crc", "consistent")] {
+        let mut route = Route::new(Format::Json);
+        let more = format!("topic = {topic:?}\npartitioner = {partitioner:?}");
+        drop(route.start(Kafka::new(&config(&cluster, &more), route.surroundings.clone())));
+        vectors.iter().for_each(|(key, _)| route.send(0, &[(Some(key), Some("1"))]));
+        route.send(0, &[(Some("123456789"), Some("1"))]);
+        route.settled().await;
+    }
+    let (java, crc) = tokio::task::block_in_place(|| (read(&cluster, "java", 13, 5), read(&cluster, "crc", 13, 5)));
+    let partition = |records: &[Read], key: &str| records.iter().find(|record| record.1.as_deref() == Some(key)).unwrap().0;
+    for (key, hash) in vectors {
+        assert_eq!(partition(&java, key), (hash & i32::MAX) % 13, "{key}");
+    }
+    // The check value of CRC-32.
+    assert_eq!(partition(&crc, "123456789") as u32, 0xcbf4_3926 % 13);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_outage_is_waited_for_and_nothing_is_settled_before_it_ends() {
     let cluster = cluster(&[("out", 1)]);
     let mut route = Route::new(Format::Json);
@@ -237,7 +260,10 @@ async fn a_probe_names_a_missing_topic_and_a_missing_broker() {
     let cluster = cluster(&[("out", 1)]);
     assert_eq!(probe(&config(&cluster, "topic = \"out\"")).await, Ok(()));
     cluster.topic_error("gone", RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART).unwrap();
-    assert_eq!(probe(&config(&cluster, "topic = \"gone\"")).await.unwrap_err(), "there is no topic \"gone\": create it");
+    assert_eq!(
+        probe(&config(&cluster, "topic = \"gone\"")).await.unwrap_err(),
+        "there is no topic \"gone\": create it, or add create_topics = { } to the sink"
+    );
     drop(cluster);
     let nobody: Config = toml::from_str("brokers = [\"127.0.0.1:1\"]\ntopic = \"out\"").unwrap();
     let error = probe(&nobody).await.unwrap_err();

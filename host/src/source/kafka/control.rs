@@ -3,6 +3,7 @@
 //! Invariant: it never waits for anything but the broker, and for sinks while a partition leaves; a rewind that is to come later is
 //! remembered, not slept over.
 
+use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
@@ -108,7 +109,9 @@ impl Control {
             self.forward_restarted(&context);
             self.look_for_topics(&context);
             self.relief.look(&context, &self.consumer);
-            if context.commit_soon.swap(false, Ordering::Relaxed) || clock.committed.elapsed() >= context.rules.commit_interval {
+            if let Some(interval) = context.rules.commit_interval
+                && (context.commit_soon.swap(false, Ordering::Relaxed) || clock.committed.elapsed() >= interval)
+            {
                 clock.committed = Instant::now();
                 self.commit(&context);
             }

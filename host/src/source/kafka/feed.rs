@@ -16,7 +16,22 @@ impl Reading {
     /// Reads `source` for the route of `feed`. Call it inside a tokio runtime.
     pub fn of(source: &KafkaSource, feed: Feed) -> Self {
         let (bounds, budget, part) = (feed.bounds(), feed.budget(), feed.part());
-        let Feed { config, route, until_end, acks, sinks, urgency, workers, stop, metrics, logs, heartbeat, per_partition } = feed;
+        let Feed {
+            config,
+            route,
+            until_end,
+            acks,
+            sinks,
+            urgency,
+            workers,
+            stop,
+            metrics,
+            logs,
+            heartbeat,
+            per_partition,
+            member,
+            commits,
+        } = feed;
         let name: Arc<str> = route.name.to_string().into();
         let login = Login::new(&source.brokers.join(","), &part, metrics.all().clone(), Credentials::of(&source.security));
         Reading {
@@ -31,7 +46,7 @@ impl Reading {
                 out_of_range: route.out_of_range,
                 revoke_deadline: route.revoke_deadline.get(),
                 drain_deadline: DRAIN_DEADLINE,
-                commit_interval: route.commit_interval.get(),
+                commit_interval: commits.then(|| route.commit_interval.get()),
                 rewinds_max: route.rewinds_max,
                 stuck_after: STUCK_AFTER,
                 keeps_dead_keys: route.after_dead_letter == AfterDeadLetter::DeadLetter,
@@ -47,6 +62,7 @@ impl Reading {
             logs,
             heartbeat,
             per_partition,
+            member,
         }
     }
 }

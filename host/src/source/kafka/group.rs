@@ -47,8 +47,8 @@ pub struct Rules {
     pub revoke_deadline: Duration,
     /// How long the end waits for sinks.
     pub drain_deadline: Duration,
-    /// Time between commits.
-    pub commit_interval: Duration,
+    /// Time between commits; `None`: a sink commits the offsets, together with its records.
+    pub commit_interval: Option<Duration>,
     /// Rewinds of one partition without progress in between, after which the route stops.
     pub rewinds_max: u32,
     /// A first owed offset that stays the same for so long is reported.
@@ -238,6 +238,10 @@ impl Context {
 
     /// Commits and waits for the answer.
     pub fn commit_now(&self, consumer: &BaseConsumer<Self>, due: &[Committable]) {
+        if self.rules.commit_interval.is_none() {
+            // What the sink has not committed by now, the next owner reads again.
+            return;
+        }
         match consumer.commit(&to_list(due, &self.logs), CommitMode::Sync) {
             Ok(()) => {
                 for due in due {

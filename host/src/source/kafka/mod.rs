@@ -10,6 +10,7 @@ mod feed;
 pub mod fence;
 pub mod group;
 pub mod heartbeat;
+pub mod member;
 pub mod native;
 pub mod queue;
 pub mod reader;

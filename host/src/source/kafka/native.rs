@@ -1,8 +1,9 @@
-//! What the safe API of rdkafka does not offer: ids of topics, and whatever bytes others wrote beside their offsets.
+//! What the safe API of rdkafka does not offer: ids of topics, whatever bytes others wrote beside their offsets, and who a consumer is to
+//! its group.
 //!
 //! Invariant: everything that librdkafka hands over here is read before it is destroyed, and destroyed once.
 
-#![allow(unsafe_code, reason = "rdkafka has no safe call for either")]
+#![allow(unsafe_code, reason = "rdkafka has no safe call for any of them")]
 
 use std::collections::HashMap;
 use std::ffi::{CStr, CString};
@@ -62,6 +63,22 @@ pub fn topic_ids<C: ConsumerContext>(consumer: &BaseConsumer<C>, topics: &[&str]
     }
     ids.retain(|_, id| id != NO_ID);
     ids
+}
+
+/// The generation of the group in which the consumer is a member, and its name there; `None`: it is none at the moment.
+pub fn membership<C: ConsumerContext>(consumer: &BaseConsumer<C>) -> Option<(i32, String)> {
+    // SAFETY: the client is alive as long as `consumer` is borrowed; the metadata is owned here, read, and destroyed once.
+    unsafe {
+        let metadata = sys::rd_kafka_consumer_group_metadata(consumer.client().native_ptr());
+        if metadata.is_null() {
+            return None;
+        }
+        let generation = sys::rd_kafka_consumer_group_metadata_generation_id(metadata);
+        let member = sys::rd_kafka_consumer_group_metadata_member_id(metadata);
+        let member = if member.is_null() { String::new() } else { CStr::from_ptr(member).to_string_lossy().into_owned() };
+        sys::rd_kafka_consumer_group_metadata_destroy(metadata);
+        (generation >= 0 && !member.is_empty()).then_some((generation, member))
+    }
 }
 
 /// What stands beside the offset of each element; what is not UTF-8 is another's, and nothing to us.

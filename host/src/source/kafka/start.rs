@@ -21,6 +21,7 @@ use super::control::Control;
 use super::fence::Fence;
 use super::group::{Context, Rules};
 use super::heartbeat::Heartbeat;
+use super::member::Member;
 use super::queue::Queue;
 use super::reader::{Ends, Reader, Shared};
 use crate::ack::budget::Budget;
@@ -71,6 +72,8 @@ pub struct Reading {
     pub heartbeat: Heartbeat,
     /// How many plugins have an instance for each partition.
     pub per_partition: usize,
+    /// The membership, for a sink that commits the offsets.
+    pub member: Member,
 }
 
 impl Reading {
@@ -124,6 +127,7 @@ impl Reading {
         let consumer = BaseConsumer::from_config_and_context(&self.client, context)
             .map_err(|error| StopReason::Configuration(format!("route {route:?}: {error}")))?;
         let consumer = Arc::new(consumer);
+        self.member.set(&consumer);
         // Weak: the client has to be let go of here, or the process would not leave the group.
         let asked = Arc::downgrade(&consumer);
         self.logs.ask(Some(Arc::new(move |topic, partition| {

@@ -14,6 +14,7 @@ use super::begin::{Held, Ledgers, Start, note, read_note};
 use super::client::{Login, consumer_config};
 use super::group::{ReadLedgers, Rules};
 use super::heartbeat::Heartbeat;
+use super::member::Member;
 use super::native;
 use super::start::Reading;
 use crate::ack::budget::Budget;
@@ -140,7 +141,7 @@ impl Running {
                 out_of_range: setup.out_of_range,
                 revoke_deadline: Duration::from_secs(1),
                 drain_deadline: Duration::from_secs(5),
-                commit_interval: Duration::from_millis(50),
+                commit_interval: Some(Duration::from_millis(50)),
                 rewinds_max: 3,
                 stuck_after: Duration::from_secs(60),
                 keeps_dead_keys: setup.keeps_dead_keys,
@@ -156,6 +157,7 @@ impl Running {
             logs: Logs::default(),
             heartbeat: Heartbeat::new(),
             per_partition: 0,
+            member: Member::default(),
         };
         let thread = std::thread::spawn(move || reading.run());
         Running { acks, stop, metrics, inbox, thread, _runtime: runtime }

@@ -70,8 +70,10 @@ impl Route {
             group: "g".into(),
             decision: "d1".into(),
             without_ledger: false,
+            takes_letters: false,
             dead,
             logs: Logs::default(),
+            offsets: None,
             metrics: of_route.sink("lake"),
         };
         Route { acks: Acks::new(), schemas, urgency, around, metrics, stop, letters }

@@ -1,0 +1,289 @@
+//! From topic to topic in transactions: whatever is killed, paused or moved, readers of committed records have every record once.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::time::Duration;
+
+use anabranch_tests::kafka::Broker;
+use anabranch_tests::router::{Place, Router};
+use anabranch_tests::seed;
+use anabranch_tests::topic::{Record, Topic};
+
+use crate::setup::{assert_none_missing, assert_none_twice, times};
+
+const PARTITIONS: i32 = 4;
+const WRITE: i64 = 1000;
+const WRITE_EVERY: Duration = Duration::from_millis(20);
+const SESSION: Duration = Duration::from_secs(4);
+const FLOWS_MAX: Duration = Duration::from_secs(60);
+
+/// Records come without end into one topic, and through however many routers into another.
+struct Copying {
+    brokers: String,
+    source: Topic,
+    copies: Topic,
+    sent: AtomicI64,
+    enough: AtomicBool,
+}
+
+fn ids(records: &[Record]) -> impl Iterator<Item = i64> {
+    records.iter().map(|record| std::str::from_utf8(record.value.as_ref().unwrap()).unwrap().parse().unwrap())
+}
+
+impl Copying {
+    fn new(name: &str) -> Copying {
+        Copying::at(Broker::shared(), name)
+    }
+
+    fn at(broker: &Broker, name: &str) -> Copying {
+        let (source, copies) = (broker.topic(name, PARTITIONS), broker.topic(&format!("{name}-copies"), 3));
+        Copying { brokers: broker.plaintext(), source, copies, sent: AtomicI64::new(0), enough: AtomicBool::new(false) }
+    }
+
+    /// `member`: further keys of the source; `route`: of the route.
+    fn config(&self, member: &str, route: &str) -> String {
+        format!(
+            "[source.shop.kafka]
+brokers = [\"{}\"]
+session_timeout = \"{} s\"
+{member}
+[sink.copies.kafka]
+topic = \"{}\"
+exactly_once = true
+transaction = {{ age_max = \"400 ms\", records_max = 2000, timeout = \"2 s\" }}
+[route.copy]
+topics = [\"{name}\"]
+group = \"{name}\"
+value = \"raw\"
+commit_interval = \"200 ms\"
+to = [\"copies\"]
+{route}
+",
+            self.brokers,
+            SESSION.as_secs(),
+            self.copies.name,
+            name = self.source.name,
+        )
+    }
+
+    fn place(&self, member: &str) -> Place {
+        Place::new(&self.config(member, ""))
+    }
+
+    fn write(&self) {
+        while !self.enough.load(Ordering::Relaxed) {
+            let first = self.sent.load(Ordering::Relaxed);
+            self.source.send((first..first + WRITE).map(|id| Record::keyed(format!("k{}", id % 50), id.to_string())));
+            self.sent.store(first + WRITE, Ordering::Relaxed);
+            std::thread::sleep(WRITE_EVERY);
+        }
+    }
+
+    /// Waits until all that was sent until now is committed.
+    fn flows(&self, router: &mut Router) {
+        let ends = self.source.ends();
+        router.until("records flow", FLOWS_MAX, || {
+            let committed = self.source.committed(&self.source.name);
+            ends.iter().all(|(partition, end)| committed.get(partition) >= Some(end)).then_some(())
+        });
+    }
+
+    /// Does `moves` while records come; the routers that it gives back stop at the end. Then counts.
+    fn run(&self, moves: impl FnOnce(&Copying) -> Vec<Router>) {
+        std::thread::scope(|scope| {
+            let writer = scope.spawn(|| self.write());
+            let ends = OnDrop(&self.enough);
+            let mut routers = moves(self);
+            drop(ends);
+            writer.join().unwrap();
+            if let Some(router) = routers.first_mut() {
+                self.flows(router);
+            }
+            routers.into_iter().for_each(|router| drop(router.stop()));
+        });
+        self.place("instance_id = \"last\"").run_until_end();
+        self.count();
+    }
+
+    fn count(&self) {
+        let count = self.sent.load(Ordering::Relaxed);
+        let records = self.copies.records();
+        let times = times(ids(&records));
+        assert_none_missing("the copies", &times, count);
+        assert_none_twice("the copies", &times);
+        let all = self.copies.uncommitted_records().len();
+        eprintln!("{}: {count} records, each once; {} more were aborted", self.source.name, all - records.len());
+        // Each key stays in order, too.
+        let mut last: BTreeMap<(i32, Vec<u8>), i64> = BTreeMap::new();
+        for (record, id) in records.iter().zip(ids(&records)) {
+            let before = last.insert((record.partition.unwrap(), record.key.clone().unwrap()), id);
+            assert!(before.is_none_or(|before| before < id), "key {:?}: {id} after {before:?}", record.key);
+        }
+        self.source.wait_committed(&self.source.name, Duration::from_secs(5));
+    }
+}
+
+struct OnDrop<'a>(&'a AtomicBool);
+
+impl Drop for OnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Kills a router while records come, again and again.
+fn kill(copying: &Copying, member: &str, kills: usize) {
+    let mut random = fastrand::Rng::with_seed(seed());
+    copying.run(|copying| {
+        let place = copying.place(member);
+        for kill in 0..kills {
+            let mut router = place.run();
+            // Every other one dies in the middle of a transaction, the others whenever that is, perhaps before they have read anything.
+            if kill % 2 == 0 {
+                router.until("an open transaction", FLOWS_MAX, || copying.copies.has_open_transaction().then_some(()));
+            } else {
+                std::thread::sleep(Duration::from_millis(random.u64(..2_000)));
+            }
+            router.kill();
+        }
+        Vec::new()
+    });
+    let aborted = copying.copies.uncommitted_records().len() - copying.copies.records().len();
+    assert!(aborted > 0, "no kill came in the middle of a transaction");
+}
+
+#[test]
+fn a_router_killed_at_random_moments_copies_every_record_once() {
+    // It comes back as the member that it was, with the same transactional id: it ends at once what it left behind.
+    kill(&Copying::new("once"), "instance_id = \"one\"", 8);
+}
+
+#[test]
+fn a_router_killed_as_a_dynamic_member_copies_every_record_once() {
+    // What it left behind ends by its time-out.
+    kill(&Copying::new("once-dynamic"), "", 3);
+}
+
+#[test]
+fn partitions_that_move_between_processes_are_copied_once() {
+    Copying::new("once-moves").run(|copying| {
+        let mut first = copying.place("").run();
+        copying.flows(&mut first);
+        for _ in 0..3 {
+            let mut guest = copying.place("").run();
+            guest.wait_log("assigned", Duration::from_secs(30));
+            copying.flows(&mut first);
+            drop(guest.stop());
+        }
+        let mut killed = copying.place("").run();
+        killed.wait_log("assigned", Duration::from_secs(30));
+        copying.flows(&mut first);
+        killed.kill();
+        copying.flows(&mut first);
+        vec![first]
+    });
+}
+
+#[test]
+fn partitions_that_move_eagerly_are_copied_once() {
+    Copying::new("once-eager").run(|copying| {
+        let mut first = copying.place("assignor = \"range\"").run();
+        copying.flows(&mut first);
+        let mut guest = copying.place("assignor = \"range\"").run();
+        guest.wait_log("assigned", Duration::from_secs(30));
+        copying.flows(&mut first);
+        drop(guest.stop());
+        copying.flows(&mut first);
+        vec![first]
+    });
+}
+
+#[test]
+fn a_process_that_sleeps_in_a_transaction_wakes_as_a_zombie_and_copies_nothing_twice() {
+    Copying::new("once-zombie").run(|copying| {
+        let mut first = copying.place("").run();
+        let mut zombie = copying.place("").run();
+        zombie.wait_log("assigned", Duration::from_secs(30));
+        copying.flows(&mut first);
+        zombie.signal("STOP");
+        std::thread::sleep(SESSION + Duration::from_secs(3));
+        copying.flows(&mut first);
+        zombie.signal("CONT");
+        copying.flows(&mut first);
+        copying.flows(&mut zombie);
+        vec![first, zombie]
+    });
+}
+
+#[test]
+fn a_zombie_whose_name_another_process_took_stops_and_says_so() {
+    Copying::new("once-fenced").run(|copying| {
+        let place = copying.place("instance_id = \"one\"");
+        let mut zombie = place.run();
+        copying.flows(&mut zombie);
+        zombie.signal("STOP");
+        let mut heir = copying.place("instance_id = \"one\"").run();
+        copying.flows(&mut heir);
+        zombie.signal("CONT");
+        let ended = zombie.end(Duration::from_secs(60));
+        assert_eq!(ended.code(), Some(3), "{}", ended.stderr);
+        assert!(ended.stderr.contains("instance_id"), "{}", ended.stderr);
+        copying.flows(&mut heir);
+        vec![heir]
+    });
+}
+
+#[test]
+fn brokers_that_are_away_for_longer_than_a_transaction_may_take_are_waited_for() {
+    let mut broker = Broker::start();
+    let copying = Copying::at(&broker, "once-outage");
+    copying.run(|copying| {
+        let mut router = copying.place("").run();
+        copying.flows(&mut router);
+        broker.kill();
+        // Longer than the time-out of transactions.
+        std::thread::sleep(Duration::from_secs(4));
+        broker.restart();
+        copying.flows(&mut router);
+        vec![router]
+    });
+}
+
+#[test]
+fn a_bad_record_of_a_transaction_becomes_a_dead_letter_and_the_others_are_copied_once() {
+    let copying = Copying::new("once-bad");
+    let dead = Broker::shared().topic("once-bad-dead", 1);
+    let small = format!("{}-small", copying.copies.name);
+    let config = copying.config("", "dead_letters = \"dead\"");
+    let config = config.replace(&copying.copies.name, &small).replace(
+        "exactly_once = true",
+        "exactly_once = true\ncreate_topics = { partitions = 1, config = { \"max.message.bytes\" = 2000 } }\n\
+         compression = \"none\"\nproperties = { \"batch.size\" = 1000, \"batch.num.messages\" = 1 }",
+    );
+    let place = Place::new(&format!("{config}\n[sink.dead.kafka]\ntopic = \"{}\"\n", dead.name));
+    // The brokers, not the router, find one of them too large.
+    let value = |id: i64| if id == 120 { "1".repeat(3000) } else { id.to_string() };
+    copying.source.send((0..300).map(|id| Record::keyed(id.to_string(), value(id))));
+    place.run_until_end();
+
+    let records = Topic::named(Broker::shared().client(), &small, 1).records();
+    let times = times(ids(&records));
+    assert_none_twice("the copies", &times);
+    assert_eq!((times.len(), times.contains_key(&120)), (299, false));
+    let letters = dead.records();
+    assert_eq!(letters.len(), 1);
+    assert_eq!((letters[0].key.as_deref(), letters[0].header("anabranch.class")), (Some(b"120".as_slice()), Some("oversize")));
+    copying.source.wait_committed(&copying.source.name, Duration::from_secs(5));
+}
+
+#[test]
+fn a_route_that_writes_nothing_commits_its_offsets_all_the_same() {
+    let copying = Copying::new("once-nothing");
+    let through = "through = [{ plugin = \"filter\", config = { where = \"id == 'none'\" } }]";
+    let config = copying.config("", through).replace("value = \"raw\"", "value = \"json\"");
+    copying.source.send((0..10).map(|id| Record::keyed(id.to_string(), id.to_string())));
+    let mut router = Place::new(&config).run();
+    copying.flows(&mut router);
+    drop(router.stop());
+    assert_eq!(copying.copies.records().len(), 0);
+}
