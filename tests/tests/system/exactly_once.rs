@@ -1,6 +1,6 @@
 //! From topic to topic in transactions: whatever is killed, paused or moved, readers of committed records have every record once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
@@ -12,8 +12,11 @@ use anabranch_tests::topic::{Record, Topic};
 use crate::setup::{assert_none_missing, assert_none_twice, times};
 
 const PARTITIONS: i32 = 4;
-const WRITE: i64 = 1000;
+/// Several, since each takes its time to begin: records come nearly always.
+const WRITERS: usize = 3;
+const WRITE: i64 = 300;
 const WRITE_EVERY: Duration = Duration::from_millis(20);
+const BAD_EVERY: i64 = 100;
 const SESSION: Duration = Duration::from_secs(4);
 const FLOWS_MAX: Duration = Duration::from_secs(60);
 
@@ -22,12 +25,23 @@ struct Copying {
     brokers: String,
     source: Topic,
     copies: Topic,
+    /// Where there are dead letters, one of [`BAD_EVERY`] records becomes one.
+    dead: Option<Topic>,
     sent: AtomicI64,
     enough: AtomicBool,
 }
 
 fn ids(records: &[Record]) -> impl Iterator<Item = i64> {
     records.iter().map(|record| std::str::from_utf8(record.value.as_ref().unwrap()).unwrap().parse().unwrap())
+}
+
+/// Ids of each key in their order.
+fn by_key(records: &[Record]) -> BTreeMap<Vec<u8>, Vec<i64>> {
+    let mut keys: BTreeMap<_, Vec<i64>> = BTreeMap::new();
+    for (record, id) in records.iter().zip(ids(records)) {
+        keys.entry(record.key.clone().unwrap()).or_default().push(id);
+    }
+    keys
 }
 
 impl Copying {
@@ -37,7 +51,7 @@ impl Copying {
 
     fn at(broker: &Broker, name: &str) -> Copying {
         let (source, copies) = (broker.topic(name, PARTITIONS), broker.topic(&format!("{name}-copies"), 3));
-        Copying { brokers: broker.plaintext(), source, copies, sent: AtomicI64::new(0), enough: AtomicBool::new(false) }
+        Copying { brokers: broker.plaintext(), source, copies, dead: None, sent: AtomicI64::new(0), enough: AtomicBool::new(false) }
     }
 
     /// `member`: further keys of the source; `route`: of the route.
@@ -67,14 +81,23 @@ to = [\"copies\"]
     }
 
     fn place(&self, member: &str) -> Place {
-        Place::new(&self.config(member, ""))
+        let Some(dead) = &self.dead else { return Place::new(&self.config(member, "")) };
+        let config = self.config(member, "dead_letters = \"dead\"").replace("value = \"raw\"", "value = \"json\"");
+        let plugin = "through = [{ plugin = \"filter\", config = { where = \"nothing == null\" } }]";
+        Place::new(&format!("{config}{plugin}\n[sink.dead.kafka]\ntopic = \"{}\"\n", dead.name))
+    }
+
+    fn is_bad(&self, id: i64) -> bool {
+        self.dead.is_some() && id % BAD_EVERY == BAD_EVERY - 1
     }
 
     fn write(&self) {
         while !self.enough.load(Ordering::Relaxed) {
-            let first = self.sent.load(Ordering::Relaxed);
-            self.source.send((first..first + WRITE).map(|id| Record::keyed(format!("k{}", id % 50), id.to_string())));
-            self.sent.store(first + WRITE, Ordering::Relaxed);
+            let first = self.sent.fetch_add(WRITE, Ordering::Relaxed);
+            self.source.send((first..first + WRITE).map(|id| {
+                let value = if self.is_bad(id) { format!("bad {id}") } else { id.to_string() };
+                Record::keyed(format!("k{}", id % 50), value)
+            }));
             std::thread::sleep(WRITE_EVERY);
         }
     }
@@ -91,11 +114,11 @@ to = [\"copies\"]
     /// Does `moves` while records come; the routers that it gives back stop at the end. Then counts.
     fn run(&self, moves: impl FnOnce(&Copying) -> Vec<Router>) {
         std::thread::scope(|scope| {
-            let writer = scope.spawn(|| self.write());
+            let writers: Vec<_> = (0..WRITERS).map(|_| scope.spawn(|| self.write())).collect();
             let ends = OnDrop(&self.enough);
             let mut routers = moves(self);
             drop(ends);
-            writer.join().unwrap();
+            writers.into_iter().for_each(|writer| writer.join().unwrap());
             if let Some(router) = routers.first_mut() {
                 self.flows(router);
             }
@@ -105,20 +128,29 @@ to = [\"copies\"]
         self.count();
     }
 
+    /// Records of transactions that were aborted.
+    fn aborted(&self) -> usize {
+        self.copies.uncommitted_records().len() - self.copies.records().len()
+    }
+
     fn count(&self) {
         let count = self.sent.load(Ordering::Relaxed);
         let records = self.copies.records();
-        let times = times(ids(&records));
+        let mut times = times(ids(&records));
+        if let Some(dead) = &self.dead {
+            let letters = dead.records();
+            let found: BTreeSet<&[u8]> = letters.iter().map(|letter| letter.value.as_deref().unwrap()).collect();
+            let bad: Vec<i64> = (0..count).filter(|id| self.is_bad(*id)).collect();
+            assert_eq!(found.len(), bad.len(), "each bad record is a dead letter");
+            // Ids without gaps: the bad ones count as there.
+            bad.into_iter().for_each(|id| assert!(times.insert(id, 1).is_none(), "{id} was copied"));
+        }
         assert_none_missing("the copies", &times, count);
         assert_none_twice("the copies", &times);
-        let all = self.copies.uncommitted_records().len();
-        eprintln!("{}: {count} records, each once; {} more were aborted", self.source.name, all - records.len());
-        // Each key stays in order, too.
-        let mut last: BTreeMap<(i32, Vec<u8>), i64> = BTreeMap::new();
-        for (record, id) in records.iter().zip(ids(&records)) {
-            let before = last.insert((record.partition.unwrap(), record.key.clone().unwrap()), id);
-            assert!(before.is_none_or(|before| before < id), "key {:?}: {id} after {before:?}", record.key);
-        }
+        eprintln!("{}: {count} records, each once; {} more were aborted", self.source.name, self.aborted());
+        let good: Vec<Record> =
+            self.source.records().into_iter().filter(|record| !record.value.as_ref().unwrap().starts_with(b"bad")).collect();
+        assert!(by_key(&good) == by_key(&records), "each key in its order");
         self.source.wait_committed(&self.source.name, Duration::from_secs(5));
     }
 }
@@ -148,14 +180,19 @@ fn kill(copying: &Copying, member: &str, kills: usize) {
         }
         Vec::new()
     });
-    let aborted = copying.copies.uncommitted_records().len() - copying.copies.records().len();
-    assert!(aborted > 0, "no kill came in the middle of a transaction");
+    assert!(copying.aborted() > 0, "no kill came in the middle of a transaction");
 }
 
 #[test]
 fn a_router_killed_at_random_moments_copies_every_record_once() {
     // It comes back as the member that it was, with the same transactional id: it ends at once what it left behind.
     kill(&Copying::new("once"), "instance_id = \"one\"", 8);
+}
+
+#[test]
+fn a_router_that_is_killed_while_some_records_are_bad_copies_the_others_once() {
+    let copying = Copying { dead: Some(Broker::shared().topic("once-letters-dead", 1)), ..Copying::new("once-letters") };
+    kill(&copying, "instance_id = \"one\"", 6);
 }
 
 #[test]
@@ -185,17 +222,23 @@ fn partitions_that_move_between_processes_are_copied_once() {
 }
 
 #[test]
-fn partitions_that_move_eagerly_are_copied_once() {
-    Copying::new("once-eager").run(|copying| {
-        let mut first = copying.place("assignor = \"range\"").run();
+fn partitions_that_leave_in_the_middle_of_a_transaction_are_copied_once() {
+    let copying = Copying::new("once-eager");
+    copying.run(|copying| {
+        // Nobody waits for what is in flight, and all partitions leave at every move.
+        let config = copying.config("assignor = \"range\"", "revoke_deadline = \"1 ms\"");
+        let mut first = Place::new(&config).run();
         copying.flows(&mut first);
-        let mut guest = copying.place("assignor = \"range\"").run();
-        guest.wait_log("assigned", Duration::from_secs(30));
-        copying.flows(&mut first);
-        drop(guest.stop());
+        for _ in 0..4 {
+            let mut guest = Place::new(&config).run();
+            guest.wait_log("assigned", Duration::from_secs(30));
+            copying.flows(&mut first);
+            drop(guest.stop());
+        }
         copying.flows(&mut first);
         vec![first]
     });
+    assert!(copying.aborted() > 0, "no partition left in the middle of a transaction");
 }
 
 #[test]
