@@ -204,6 +204,7 @@ mod tests {
     use crate::config;
     use crate::demo::registry as server;
     use crate::observe::Metrics;
+    use crate::registry::Reference;
     use crate::value::Schema;
 
     const ORDER: &str = r#"{"type":"record","name":"Order","namespace":"shop","fields":[{"name":"id","type":"long"}]}"#;
@@ -237,6 +238,25 @@ mod tests {
         assert_eq!(name(Subject::RecordName, Part::Value, dotted), "a.b.Colour");
         let unnamed = subject(Subject::RecordName, &question(Part::Value, "\"string\"")).unwrap_err();
         assert!(unnamed.contains("topic_name"), "{unnamed}");
+    }
+
+    #[tokio::test]
+    async fn a_schema_of_the_same_registry_is_registered_with_what_it_refers_to() {
+        let registry = registry().await;
+        let colour = r#"{"type":"enum","name":"shop.Colour","symbols":["RED"]}"#;
+        let car = r#"{"type":"record","name":"shop.Car","fields":[{"name":"colour","type":"shop.Colour"}]}"#;
+        let definition = |schema: &str, references| Definition { schema: schema.to_owned(), kind: None, references };
+        registry.register("colour", &definition(colour, Vec::new())).await.unwrap();
+        let references = vec![Reference { name: "shop.Colour".into(), subject: "colour".into(), version: 1 }];
+        let id = registry.register("cars-value", &definition(car, references.clone())).await.unwrap();
+        let schema = Arc::new(Schema::avro(car, &[colour.to_owned()]).unwrap());
+        let entry = Arc::new(Entry { schema, id: Some(id), subject: None });
+        let question = Question { topic: "out".into(), part: Part::Value, handle: 1, entry };
+
+        let own = Registrar { same: true, ..registrar(&registry, "") };
+        let Known::Id(found) = own.ask(&question).await else { panic!("it is registered") };
+        assert_eq!(registry.definition(found).await.unwrap().references, references);
+        assert_eq!(registry.look_up("out-value", &definition(car, references)).await, Ok(found));
     }
 
     #[tokio::test]

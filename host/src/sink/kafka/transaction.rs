@@ -257,7 +257,7 @@ impl Line {
             self.not_landed(&due);
             return Err(error);
         }
-        match self.try_end(&due, &metadata).await {
+        match self.try_end(&due, &metadata).await? {
             End::Landed => {
                 self.landed(&due);
                 Ok(())
@@ -274,7 +274,7 @@ impl Line {
         }
     }
 
-    async fn try_end(&mut self, due: &Due, metadata: &Arc<ConsumerGroupMetadata>) -> End {
+    async fn try_end(&mut self, due: &Due, metadata: &Arc<ConsumerGroupMetadata>) -> Result<End, SinkError> {
         let committable: Vec<_> = due.iter().map(|(_, due)| due.clone()).collect();
         // Its records are not all delivered before this has been said once without an error: a transaction that is broken says so here.
         'offsets: loop {
@@ -283,21 +283,24 @@ impl Line {
             if let Err(error) = sent {
                 match Trouble::of(&error) {
                     Trouble::Passing(reason) => self.waits(&reason),
-                    Trouble::Abort(reason) => return End::NotLanded(reason),
-                    Trouble::Fatal(code, reason) => return End::Fatal { code, reason, may_have_landed: false },
+                    Trouble::Abort(reason) => return Ok(End::NotLanded(reason)),
+                    Trouble::Fatal(code, reason) => return Ok(End::Fatal { code, reason, may_have_landed: false }),
                 }
                 tokio::time::sleep(CALL_AGAIN).await;
                 continue;
             }
+            if let Some(reason) = self.delivered().await? {
+                return Ok(End::NotLanded(reason));
+            }
             loop {
                 let Err(error) = self.call(|producer| producer.commit_transaction(CALL_MAX)).await else {
-                    return End::Landed;
+                    return Ok(End::Landed);
                 };
                 let is_unsent = !matches!(error, KafkaError::Transaction(_));
                 match Trouble::of(&error) {
                     Trouble::Passing(reason) => self.waits(&reason),
-                    Trouble::Abort(reason) => return End::NotLanded(reason),
-                    Trouble::Fatal(code, reason) => return End::Fatal { code, reason, may_have_landed: true },
+                    Trouble::Abort(reason) => return Ok(End::NotLanded(reason)),
+                    Trouble::Fatal(code, reason) => return Ok(End::Fatal { code, reason, may_have_landed: true }),
                 }
                 tokio::time::sleep(CALL_AGAIN).await;
                 if is_unsent {
@@ -305,6 +308,22 @@ impl Line {
                 }
             }
         }
+    }
+
+    /// Waits until all records are reported, but not for ever: then librdkafka says what is wrong. Its own way to wait, which a commit
+    /// begins with, takes a tenth of a second where it has to wait at all. Returns why the transaction cannot be committed any more.
+    async fn delivered(&mut self) -> Result<Option<String>, SinkError> {
+        let until = Instant::now() + CALL_MAX;
+        let broken = |line: &mut Self| line.transaction.as_mut().and_then(|transaction| transaction.broken.take());
+        while !self.owed.is_empty() {
+            let reports = self.reports.clone();
+            let Ok(reports) = tokio::time::timeout_at(until, reports.take()).await else { break };
+            self.report(reports)?;
+            if let Some(reason) = broken(self) {
+                return Ok(Some(reason));
+            }
+        }
+        Ok(None)
     }
 
     /// The transaction is committed.
