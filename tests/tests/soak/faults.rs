@@ -14,8 +14,8 @@ use anabranch_tests::wait::poll;
 use crate::receiver::Mood;
 use crate::world::{SESSION, World, locked};
 
-/// Longest wait for partitions: a group may be busy with another member for a session or two.
-const ASSIGNED_MAX: Duration = Duration::from_secs(20);
+/// Longest wait for partitions: members that died have to be missed first, and those that give some up wait for their sinks.
+const ASSIGNED_MAX: Duration = Duration::from_secs(60);
 /// Longest wait for a process that was asked to stop: it waits for its sinks for half a minute.
 const STOP_MAX: Duration = Duration::from_secs(90);
 
