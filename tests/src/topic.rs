@@ -21,6 +21,9 @@ const ANSWER_MAX: Duration = Duration::from_secs(30);
 /// Largest record that is sent, in bytes.
 const RECORD_MAX: &str = "20000000";
 
+/// How long a transaction is waited for that is being ended.
+const TRANSACTION_MAX: Duration = Duration::from_secs(10);
+
 /// A record: to be sent, or as it was read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Record {
@@ -224,8 +227,10 @@ impl Topic {
         client.set("isolation.level", isolation).create().unwrap()
     }
 
-    /// All records that are there now, partition by partition; of transactions, those that are committed.
+    /// All records that are there now, partition by partition; of transactions, those that are committed. Those that are being ended are waited
+    /// for: a producer hears that a transaction is committed before its readers do.
     pub fn records(&self) -> Vec<Record> {
+        poll(TRANSACTION_MAX, || (!self.has_open_transaction()).then_some(()));
         let mut records = Vec::new();
         self.each(|record| records.push(record));
         records.sort_by_key(|record| (record.partition, record.offset));

@@ -31,6 +31,8 @@ const CALL_AGAIN: Duration = Duration::from_millis(500);
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 /// Pause between two commits while a partition is about to leave.
 const URGENT_PAUSE: Duration = Duration::from_millis(20);
+/// By then a consumer whose place in the group was taken knows it: several signs of life.
+const HEIR_WAIT: Duration = Duration::from_secs(10);
 /// Records that the brokers refused, whose transaction was aborted, and that come again; more of them are no bad records any more.
 const CONDEMNED_MAX: usize = 10_000;
 
@@ -52,6 +54,8 @@ pub(super) struct Transaction {
     bytes: u64,
     /// Why it cannot be committed any more.
     broken: Option<String>,
+    /// The brokers have aborted it; what it holds waits to be read again.
+    is_void: bool,
     condemned: HashMap<Place, (Class, String)>,
 }
 
@@ -103,6 +107,7 @@ impl Transaction {
             records: 0,
             bytes: 0,
             broken: None,
+            is_void: false,
             condemned: HashMap::new(),
         })
     }
@@ -238,6 +243,10 @@ impl Line {
             let member = transaction.offsets.member.clone();
             let metadata = tokio::task::spawn_blocking(move || member.metadata()).await.ok().flatten();
             match transaction.offsets.acks.prepare(&transaction.tokens) {
+                Readiness::Ready(due) if transaction.is_void => {
+                    transaction.offsets.acks.not_landed(&due);
+                    return self.forget_all();
+                }
                 Readiness::Ready(due) if due.is_empty() && transaction.began.is_none() => return Ok(()),
                 Readiness::Ready(due) => match metadata {
                     Some(metadata) => break (due, Arc::new(metadata)),
@@ -247,8 +256,10 @@ impl Line {
                     }
                 },
                 Readiness::Gone => return self.abort("a partition left, or is read again").await,
-                Readiness::Waiting if began.elapsed() * 2 > transaction.bounds.timeout.get() => {
-                    return self.abort("dead letters of its records are not durable in time").await;
+                // The brokers would end it. What it holds is read again when the dead letters are durable, and once only.
+                Readiness::Waiting if began.elapsed() * 2 > transaction.bounds.timeout.get() && !transaction.is_void => {
+                    transaction.is_void = true;
+                    self.end_at_brokers("dead letters of its records are not durable").await?;
                 }
                 Readiness::Waiting => tokio::time::sleep(LOOK_AGAIN).await,
             }
@@ -376,6 +387,12 @@ impl Line {
         if !self.is_open() {
             return Ok(());
         }
+        self.end_at_brokers(reason).await?;
+        self.forget_all()
+    }
+
+    /// The brokers abort the transaction.
+    async fn end_at_brokers(&mut self, reason: &str) -> Result<(), SinkError> {
         tracing::warn!(sink = %self.sink.surroundings.sink, reason, "a transaction is aborted, its records are read again");
         self.sink.surroundings.metrics.retries.inc();
         while self.transaction.as_ref().is_some_and(|transaction| transaction.began.is_some()) {
@@ -386,15 +403,18 @@ impl Line {
             }
             tokio::time::sleep(CALL_AGAIN).await;
         }
-        self.forget_all()
+        // Some reports may say why it was to be aborted; those that come later say that it was.
+        let reports = self.reports.take_now();
+        self.report(reports)?;
+        self.owed.clear();
+        if let Some(transaction) = &mut self.transaction {
+            transaction.began = None;
+        }
+        Ok(())
     }
 
     /// What the transaction holds is to be read again.
     fn forget_all(&mut self) -> Result<(), SinkError> {
-        // Some reports may say why it was to be aborted.
-        let reports = self.reports.take_now();
-        self.report(reports)?;
-        self.owed.clear();
         let Some(transaction) = &mut self.transaction else { return Ok(()) };
         for token in transaction.tokens.drain(..) {
             token.rewind("a transaction was aborted");
@@ -409,7 +429,7 @@ impl Line {
         let is_own = self.transaction.as_ref().is_some_and(|transaction| transaction.is_own);
         let is_fenced =
             matches!(code, RDKafkaErrorCode::Fenced | RDKafkaErrorCode::ProducerFenced | RDKafkaErrorCode::InvalidProducerEpoch);
-        if (is_fenced && !is_own) || is_refused(code) {
+        if is_refused(code) || (is_fenced && !is_own && !self.is_still_member().await) {
             return Err(self.lasting(code, reason));
         }
         tracing::warn!(sink = %self.sink.surroundings.sink, reason, "the producer is of no use any more, a new one takes its place");
@@ -426,6 +446,15 @@ impl Line {
             self.not_landed(&due);
         }
         self.forget_all()
+    }
+
+    /// Somebody has this process's transactional id, or its transaction was open for too long: brokers say the same of both. In the first
+    /// case the other one has its `instance_id` too, and the group says so at the next sign of life.
+    async fn is_still_member(&mut self) -> bool {
+        tokio::time::sleep(HEIR_WAIT).await;
+        let Some(transaction) = &self.transaction else { return false };
+        let member = transaction.offsets.member.clone();
+        tokio::task::spawn_blocking(move || member.metadata()).await.is_ok_and(|metadata| metadata.is_some())
     }
 
     /// Whether the group has the offsets of a transaction whose end is not known. Nobody else commits those of partitions that are still ours.
@@ -465,9 +494,8 @@ impl Line {
                  transaction.max.timeout.ms"
             ),
             RDKafkaErrorCode::Fenced | RDKafkaErrorCode::ProducerFenced | RDKafkaErrorCode::InvalidProducerEpoch => format!(
-                "another process has taken the transactional id {id:?} over, or a transaction was open for longer than `transaction.timeout` \
-                 ({reason}): nothing that this process had not committed counts; see that no two processes have the same `instance_id`, and \
-                 start this one again if it is the one to go on"
+                "another process has taken the transactional id {id:?} over, and this one's place in the group ({reason}): nothing that this \
+                 process had not committed counts; see that no two processes have the same `instance_id`"
             ),
             _ => format!("no transactions: {reason}"),
         })
@@ -486,7 +514,7 @@ fn is_refused(code: RDKafkaErrorCode) -> bool {
 impl Transaction {
     /// Nothing is in it any more.
     fn close(&mut self) {
-        (self.began, self.records, self.bytes, self.broken) = (None, 0, 0, None);
+        (self.began, self.records, self.bytes, self.broken, self.is_void) = (None, 0, 0, None, false);
         self.ended = Instant::now();
     }
 }
