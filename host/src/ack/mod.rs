@@ -10,7 +10,7 @@ pub mod token;
 pub mod tracker;
 pub mod transaction;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -267,6 +267,17 @@ impl Acks {
             moved.extend(partition.take_due());
         }
         moved
+    }
+
+    /// The broker took a commit of these offsets. Those of which a later one was sent meanwhile are due again: librdkafka sends a commit a
+    /// second time after an outage, and where that overtakes the later one the group's offset goes back.
+    pub fn commit_landed(&self, offsets: &HashMap<TopicPartition, i64>) {
+        let mut state = self.shared.0.lock();
+        for partition in state.slots.iter_mut().flatten() {
+            if offsets.get(&partition.name).is_some_and(|landed| partition.committed.is_some_and(|sent| *landed < sent)) {
+                partition.committed = None;
+            }
+        }
     }
 
     /// The commit of these offsets did not reach the broker: they are due again.

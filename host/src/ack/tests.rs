@@ -269,6 +269,21 @@ fn a_failed_commit_is_due_again() {
 }
 
 #[test]
+fn a_commit_that_lands_behind_a_later_one_makes_that_due_again() {
+    let acks = Acks::new();
+    let slot = acks.assign(name(0), Some(0));
+    acks.dispatch(slot, 0, 10, 10).unwrap().settle();
+    assert_eq!(offsets(acks.take_committable(None)), [(0, 10)]);
+    acks.dispatch(slot, 10, 20, 10).unwrap().settle();
+    assert_eq!(offsets(acks.take_committable(None)), [(0, 20)]);
+    acks.commit_landed(&HashMap::from([(name(0), 20)]));
+    assert_eq!(offsets(acks.take_committable(None)), []);
+    // The first one was sent twice, and came last.
+    acks.commit_landed(&HashMap::from([(name(0), 10)]));
+    assert_eq!(offsets(acks.take_committable(None)), [(0, 20)]);
+}
+
+#[test]
 fn counts_of_resolved_ranges_add_up_over_rewinds_and_revokes() {
     let acks = Acks::new();
     let slot = acks.assign(name(0), Some(0));

@@ -139,10 +139,12 @@ impl ConsumerContext for Context {
                 self.shared.acks.commit_failed(&names);
             }
             Ok(()) => {
-                for element in elements {
-                    if let Offset::Offset(offset) = element.offset() {
-                        self.shared.metrics.committed(element.topic(), element.partition(), offset);
-                    }
+                let landed =
+                    elements.iter().filter_map(|element| Some((named(element.topic(), element.partition()), offset_of(element.offset())?)));
+                let landed: HashMap<TopicPartition, i64> = landed.collect();
+                self.shared.acks.commit_landed(&landed);
+                for (name, offset) in landed {
+                    self.shared.metrics.committed(&name.topic, name.partition, offset);
                 }
             }
         }
