@@ -161,17 +161,19 @@ fn trying_shows_what_every_sink_would_get_and_leaves_no_trace() {
     assert_eq!(code, Some(0), "{said}");
     let folder = place.folder.path().to_str().unwrap();
     let mut shown = out.replace(folder, "FOLDER");
-    // The moment in which the letter was made.
-    let seen = shown.find("\"seen\":").unwrap() + "\"seen\":".len();
-    let end = seen + shown[seen..].find(',').unwrap();
-    shown.replace_range(seen..end, "NOW");
+    // The moment in which the letter was made, and the digest of what decided.
+    for (name, instead) in [("\"seen\":", "NOW"), ("\"decision\":", "\"DIGEST\"")] {
+        let start = shown.find(name).unwrap() + name.len();
+        let end = start + shown[start..].find(',').unwrap();
+        shown.replace_range(start..end, instead);
+    }
     let expected = r#"orders/0 offset 1  2025-11-24 16:00:02.000Z  dead letter
   key      o-3
   value    no avro
            avro, 7 bytes
   dead letter  by decode: decode (framing): value: starts with byte 0x6e, not with the 0x00 of a value with a schema id
   -> dead  line of FOLDER/dead/letters.jsonl
-           {"route":"orders","topic":"orders","partition":0,"offset":1,"timestamp":"2025-11-24T16:00:02Z","class":"decode","code":"framing","message":"value: starts with byte 0x6e, not with the 0x00 of a value with a schema id","by":"decode","digest":null,"seen":NOW,"key":"by0z","value":"bm8gYXZybw==","headers":[]}
+           {"route":"orders","topic":"orders","partition":0,"offset":1,"timestamp":"2025-11-24T16:00:02Z","class":"decode","code":"framing","message":"value: starts with byte 0x6e, not with the 0x00 of a value with a schema id","by":"decode","digest":null,"attempts":1,"decision":"DIGEST","seen":NOW,"key":"by0z","value":"bm8gYXZybw==","headers":[]}
 
 orders/1 offset 1  2025-11-24 16:00:03.000Z  delivered
   key      o-4

@@ -17,7 +17,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use super::begin::{made_anew, out_of_range};
 use super::group::{Context, LOOKUP_TIMEOUT, to_list};
 use super::native;
-use super::reader::{Ends, ReadError, Shared};
+use super::reader::{Ends, FIRST_EPOCH, ReadError, Shared};
 use super::relief::{Relief, one};
 use super::start::{matching, subscribe};
 use crate::ack::{Rewind, Slot, TopicPartition};
@@ -448,6 +448,10 @@ impl Control {
         }
         if others.count() == 0 {
             return true;
+        }
+        // Before the group has given us our share nothing here was looked at, such as whether the offsets are of the same topic.
+        if context.shared.epoch.load(Ordering::Acquire) == FIRST_EPOCH {
+            return false;
         }
         if self.others_asked.is_some_and(|asked| asked.elapsed() < OTHERS_INTERVAL) {
             return false;

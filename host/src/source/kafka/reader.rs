@@ -20,6 +20,9 @@ use crate::batch::{Batch, Entries, Handles, Headers};
 use crate::observe::RouteMetrics;
 use crate::source::work::{BatchBounds, Work, WorkerMessage, worker_of};
 
+/// Before anything was assigned.
+pub const FIRST_EPOCH: u64 = 1;
+
 /// Where reading ends with `--until-end`, and which partitions got there.
 #[derive(Debug, Default)]
 pub struct Ends {

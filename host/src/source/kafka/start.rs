@@ -23,7 +23,7 @@ use super::group::{Context, Rules};
 use super::heartbeat::Heartbeat;
 use super::member::Member;
 use super::queue::Queue;
-use super::reader::{Ends, Reader, Shared};
+use super::reader::{Ends, FIRST_EPOCH, Reader, Shared};
 use crate::ack::budget::Budget;
 use crate::ack::{Acks, TopicPartition};
 use crate::config::Topics;
@@ -103,7 +103,7 @@ impl Reading {
             acks: self.acks,
             budget: self.budget,
             fence: Fence::default(),
-            epoch: AtomicU64::new(1),
+            epoch: AtomicU64::new(FIRST_EPOCH),
             ending: AtomicBool::new(false),
             ends,
             bounds: self.bounds,
