@@ -73,13 +73,19 @@ fn a_token_is_fetched_again_before_it_expires_and_records_go_on() {
     to.wait_records(1, WAIT_MAX);
     // Source and sink have a token each by now, which is good for five seconds.
     let had = tokens.count();
+    // A broker that is busy may cut the very first connections; that is over once a record has arrived.
+    let at_start = outages(&router.log());
     router.until("new tokens", WAIT_MAX, || (tokens.count() >= had + 4).then_some(()));
     from.send([Record::value("second")]);
     let values: Vec<_> = to.wait_records(2, WAIT_MAX).into_iter().map(|record| record.value.unwrap()).collect();
     assert_eq!(values, [b"first".to_vec(), b"second".to_vec()]);
     assert!(tokens.requests().iter().all(|request| request.status == 200), "{:?}", tokens.requests());
     let ended = router.stop();
-    assert!(!ended.stderr.contains("unavailable"), "{}", ended.stderr);
+    assert_eq!(outages(&ended.stderr), at_start, "{}", ended.stderr);
+}
+
+fn outages(log: &str) -> usize {
+    log.matches("unavailable, waiting").count()
 }
 
 #[test]
