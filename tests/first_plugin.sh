@@ -5,10 +5,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$HOME/.cache/anabranch/target}
 router=${ANABRANCH_BIN:-$CARGO_TARGET_DIR/debug/anabranch}
 work=$(mktemp -d)
-shop=$work/shop
-demo=
-# Its folder goes after it, or it would wait for its table.
-trap '[ -z "$demo" ] || { kill "$demo" 2>/dev/null && wait "$demo"; } || true; rm -rf "$work"' EXIT
+source "$root/tests/shop.sh"
 
 # The blocks between the two markers, one file each.
 awk -v folder="$work" '
@@ -29,12 +26,7 @@ say "building and testing it"
 bash -euo pipefail "$work/block1.sh" >"$work/block1.log" 2>&1 || { cat "$work/block1.log"; exit 1; }
 grep -q '1 passed' "$work/block1.log"
 say "the demo makes orders"
-"$router" demo --dir "$shop" >"$work/demo.log" 2>&1 &
-demo=$!
-for _ in $(seq 300); do
-  [ -d "$shop/lake/orders/_delta_log" ] && break
-  sleep 0.1
-done
+open_shop
 say "looking at them through it"
 {
   echo 'shopt -s expand_aliases'

@@ -7,9 +7,7 @@ export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$HOME/.cache/anabranch/target}
 router=${ANABRANCH_BIN:-$CARGO_TARGET_DIR/debug/anabranch}
 tools=${ANABRANCH_CACHE:-$HOME/.cache/anabranch}/languages
 work=$(mktemp -d)
-demo=
-# Its folder goes after it, or it would wait for its table.
-trap '[ -z "$demo" ] || { kill "$demo" 2>/dev/null && wait "$demo"; } || true; rm -rf "$work"' EXIT
+source "$root/tests/shop.sh"
 say() { echo "languages: $*"; }
 need() { command -v "$1" >/dev/null || { echo "languages: $1 is missing: $2" >&2; exit 1; }; }
 need npm "apt-get install nodejs npm (Node.js 20 or later)"
@@ -30,13 +28,7 @@ cd "$work/sources"
 "$tools/python/bin/componentize-py" -d "$root/wit" -w plugin componentize app --stub-wasi -o "$work/python.wasm" >/dev/null
 
 say "the demo makes orders"
-shop=$work/shop
-"$router" demo --dir "$shop" >"$work/demo.log" 2>&1 &
-demo=$!
-for _ in $(seq 300); do
-  [ -d "$shop/lake/orders/_delta_log" ] && break
-  sleep 0.1
-done
+open_shop
 for language in javascript python; do
   config=$work/$language.toml
   sed '/^through = \[/,/^\]/c through = [{ plugin = "big-orders", config = { from = 100 } }]' "$shop/anabranch.toml" >"$config"

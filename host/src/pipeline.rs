@@ -170,7 +170,6 @@ impl Pipeline {
             heartbeat: heartbeat.clone(),
             per_partition,
             member,
-            commits: offsets.is_none(),
         });
 
         // Until the source ends, a sink that ends has failed.

@@ -30,6 +30,11 @@ impl Acks {
         self.shared.0.lock().by_sink = true;
     }
 
+    /// Whether a sink commits the offsets.
+    pub fn is_committed_by_sink(&self) -> bool {
+        self.shared.0.lock().by_sink
+    }
+
     /// Prepares to commit what stands in a transaction: the pieces of `tokens`, and with them the offsets up to which nothing else is owed,
     /// of all partitions. A transaction whose records are not all below these offsets has to wait: they would be read again.
     pub fn prepare(&self, tokens: &[Token]) -> Readiness {

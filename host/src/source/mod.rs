@@ -62,8 +62,6 @@ pub struct Feed {
     pub per_partition: usize,
     /// The membership in the group, for a sink that commits the offsets.
     pub member: Member,
-    /// Whether the source commits offsets; otherwise a sink does.
-    pub commits: bool,
 }
 
 impl Feed {

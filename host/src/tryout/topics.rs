@@ -73,7 +73,6 @@ impl Values {
             heartbeat: Heartbeat::new(),
             per_partition: 0,
             member: Default::default(),
-            commits: true,
         });
         let records = self.records;
         let forwarding = tokio::task::spawn_blocking(move || forward(&works, &out, records, &what));

@@ -9,7 +9,7 @@ use anabranch_tests::kafka::Broker;
 use anabranch_tests::receiver::{Answer, Receiver};
 use anabranch_tests::router::{END_MAX, Place};
 use anabranch_tests::table;
-use anabranch_tests::topic::Record;
+use anabranch_tests::topic::{Record, Topic};
 
 use crate::setup::{Orders, assert_none_missing, assert_none_twice, config, config_at, plain, received, times};
 
@@ -79,12 +79,8 @@ fn a_broker_that_dies_in_mid_stream_is_waited_for_with_one_line_for_each_change(
     assert_eq!((letters.len(), by), (2, BTreeSet::from(["lake", "live"])));
 }
 
-#[test]
-fn an_offset_waits_for_a_dead_letter_whose_broker_is_down() {
-    let mut elsewhere = Broker::start();
-    let (topic, dead) = (Broker::shared().topic("dead-down", 1), elsewhere.topic("dead-down-dead", 1));
-    let receiver = Receiver::start();
-    let health = Health::new();
+/// A route from `topic` to `receiver` whose dead letters go to another broker.
+fn letters_elsewhere(topic: &Topic, dead: &Topic, elsewhere: &Broker, receiver: &Receiver, health: &Health) -> Place {
     let tables = format!(
         "[sink.live.http]\nurl = \"{}\"\n[sink.dead.kafka]\nbrokers = [\"{}\"]\ntopic = \"{}\"\n",
         receiver.url("/"),
@@ -92,7 +88,16 @@ fn an_offset_waits_for_a_dead_letter_whose_broker_is_down() {
         dead.name
     );
     let route = "value = \"json\"\nto = [\"live\"]\ndead_letters = \"dead\"";
-    let place = Place::new(&(health.line() + &config(&topic, &tables, route)));
+    Place::new(&(health.line() + &config(topic, &tables, route)))
+}
+
+#[test]
+fn an_offset_waits_for_a_dead_letter_whose_broker_is_down() {
+    let mut elsewhere = Broker::start();
+    let (topic, dead) = (Broker::shared().topic("dead-down", 1), elsewhere.topic("dead-down-dead", 1));
+    let receiver = Receiver::start();
+    let health = Health::new();
+    let place = letters_elsewhere(&topic, &dead, &elsewhere, &receiver, &health);
     let mut router = place.run();
     topic.send([plain(0), Record::value("first"), plain(1)]);
     topic.wait_committed(&topic.name, MOMENT);
@@ -125,14 +130,7 @@ fn a_sink_that_nobody_needs_while_its_broker_is_down_is_ready_again_by_itself() 
     let (topic, dead) = (Broker::shared().topic("idle-sink", 1), elsewhere.topic("idle-sink-dead", 1));
     let receiver = Receiver::start();
     let health = Health::new();
-    let tables = format!(
-        "[sink.live.http]\nurl = \"{}\"\n[sink.dead.kafka]\nbrokers = [\"{}\"]\ntopic = \"{}\"\n",
-        receiver.url("/"),
-        elsewhere.plaintext(),
-        dead.name
-    );
-    let route = "value = \"json\"\nto = [\"live\"]\ndead_letters = \"dead\"";
-    let place = Place::new(&(health.line() + &config(&topic, &tables, route)));
+    let place = letters_elsewhere(&topic, &dead, &elsewhere, &receiver, &health);
     let mut router = place.run();
     topic.send([Record::value("no JSON")]);
     topic.wait_committed(&topic.name, MOMENT);

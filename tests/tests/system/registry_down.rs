@@ -36,6 +36,12 @@ topic = \"{}\"
     Place::new(&format!("listen = \"127.0.0.1:{listen}\"\n{}", config(topic, &tables, route)))
 }
 
+/// The schema of orders, in a registry that is not there any more. One that starts anew gives its first schema the same id.
+fn registered_and_gone(port: u16) -> Avro {
+    let registry = Registry::start_at(port).unwrap();
+    Avro::register(&registry, "orders-value", &order_schema())
+}
+
 fn ready(listen: u16) -> Option<(u16, String)> {
     block_on(async {
         let answer = reqwest::get(format!("http://127.0.0.1:{listen}/readyz")).await.ok()?;
@@ -52,11 +58,8 @@ fn received(receiver: &Receiver) -> BTreeMap<i64, Json> {
 fn records_wait_for_a_registry_that_is_down_at_the_start_and_then_hangs() {
     let broker = Broker::shared();
     let (topic, dead) = (broker.topic("registry-down", 1), broker.topic("registry-down-dead", 1));
-    // A registry that starts anew gives its first schema the same id.
     let (registry_port, listen) = (free_port(), free_port());
-    let first = Registry::start_at(registry_port).unwrap();
-    let avro = Avro::register(&first, "orders-value", &order_schema());
-    drop(first);
+    let avro = registered_and_gone(registry_port);
     let receiver = Receiver::start();
     let place = place(&topic, &dead, &url_at(registry_port), &receiver, listen);
     topic.send((0..5).map(|id| order(&avro, id)));
@@ -104,9 +107,7 @@ fn a_router_that_stops_does_not_wait_for_a_registry_that_is_down() {
     let broker = Broker::shared();
     let (topic, dead) = (broker.topic("registry-stop", 1), broker.topic("registry-stop-dead", 1));
     let (registry_port, listen) = (free_port(), free_port());
-    let first = Registry::start_at(registry_port).unwrap();
-    let avro = Avro::register(&first, "orders-value", &order_schema());
-    drop(first);
+    let avro = registered_and_gone(registry_port);
     let receiver = Receiver::start();
     let place = place(&topic, &dead, &url_at(registry_port), &receiver, listen);
     topic.send((0..5).map(|id| order(&avro, id)));

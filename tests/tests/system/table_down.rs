@@ -181,6 +181,14 @@ fn assert_stops(place: &Place, folder: &Path, parts: &[&str]) {
     assert_eq!(table::longs(folder, "id"), before);
 }
 
+/// The user accepts that ten of forty rows are missing, and the route goes on.
+fn accept_restored(topic: &Topic, place: &Place, folder: &Path) {
+    place.configure(&lake(topic, folder, "restored = \"accept\""));
+    place.run_until_end();
+    let ids: Vec<i64> = times(table::longs(folder, "id")).into_keys().collect();
+    assert_eq!(ids, (0..20).chain(30..40).collect::<Vec<_>>(), "the user accepted that ten are missing");
+}
+
 #[test]
 fn a_table_that_lost_its_last_commits_or_is_gone_stops_with_an_explanation_and_a_choice() {
     let topic = Broker::shared().topic("older", 1);
@@ -194,10 +202,7 @@ fn a_table_that_lost_its_last_commits_or_is_gone_stops_with_an_explanation_and_a
     assert_stops(&place, &folder, &parts);
     // Nothing was committed: it stops again.
     assert_stops(&place, &folder, &parts);
-    place.configure(&lake(&topic, &folder, "restored = \"accept\""));
-    place.run_until_end();
-    let ids: Vec<i64> = times(table::longs(&folder, "id")).into_keys().collect();
-    assert_eq!(ids, (0..20).chain(30..40).collect::<Vec<_>>(), "the user accepted that ten are missing");
+    accept_restored(&topic, &place, &folder);
 
     // Without a table at all there is one that is created again.
     place.configure(&lake(&topic, &folder, ""));
@@ -218,10 +223,7 @@ fn a_table_that_was_restored_by_a_command_stops_with_an_explanation_and_a_choice
     topic.send((30..40).map(plain));
     let parts = ["sink \"lake\"", "restored", "restored = \"accept\""];
     assert_stops(&place, &folder, &parts);
-    place.configure(&lake(&topic, &folder, "restored = \"accept\""));
-    place.run_until_end();
-    let ids: Vec<i64> = times(table::longs(&folder, "id")).into_keys().collect();
-    assert_eq!(ids, (0..20).chain(30..40).collect::<Vec<_>>(), "the user accepted that ten are missing");
+    accept_restored(&topic, &place, &folder);
     // Accepted once is accepted: what was restored lies before what this sink wrote since.
     place.configure(&lake(&topic, &folder, ""));
     topic.send((40..50).map(plain));

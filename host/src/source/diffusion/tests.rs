@@ -70,7 +70,6 @@ fn start_with(server: &Server, topics: &str, source: &str, route: &str, change: 
         heartbeat: Heartbeat::new(),
         per_partition: 0,
         member: Default::default(),
-        commits: true,
     };
     let config = feed.config.clone();
     let config::Source::Diffusion(source) = config.sources.values().next().unwrap() else { panic!("another source") };

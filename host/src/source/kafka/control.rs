@@ -435,15 +435,15 @@ impl Control {
         });
         drop(reached);
         // Not idle yet is fine: draining makes the sinks flush, and a rewind on the way makes this false again.
-        read && (context.shared.acks.is_idle() || hurry(context)) && self.others_are_done(context, ends)
+        read && (context.shared.acks.is_idle() || hurry(context)) && self.others_are_done(context, ends, &slots)
     }
 
     /// Whether the group committed the ends of those partitions that another member holds, or nobody yet. A member that was killed
     /// holds some until its session ends; they come to this process then.
-    fn others_are_done(&mut self, context: &Context, ends: &Ends) -> bool {
-        let ours: HashSet<TopicPartition> = context.shared.acks.slots().into_iter().map(|(_, name, _)| name).collect();
+    fn others_are_done(&mut self, context: &Context, ends: &Ends, slots: &[(Slot, TopicPartition, Option<i64>)]) -> bool {
+        let ours: HashSet<&TopicPartition> = slots.iter().map(|(_, name, _)| name).collect();
         let mut others = TopicPartitionList::new();
-        for (name, _) in ends.at.iter().filter(|(name, end)| **end > 0 && !ours.contains(*name)) {
+        for (name, _) in ends.at.iter().filter(|(name, end)| **end > 0 && !ours.contains(name)) {
             others.add_partition(&name.topic, name.partition);
         }
         if others.count() == 0 {

@@ -16,22 +16,7 @@ impl Reading {
     /// Reads `source` for the route of `feed`. Call it inside a tokio runtime.
     pub fn of(source: &KafkaSource, feed: Feed) -> Self {
         let (bounds, budget, part) = (feed.bounds(), feed.budget(), feed.part());
-        let Feed {
-            config,
-            route,
-            until_end,
-            acks,
-            sinks,
-            urgency,
-            workers,
-            stop,
-            metrics,
-            logs,
-            heartbeat,
-            per_partition,
-            member,
-            commits,
-        } = feed;
+        let Feed { config, route, until_end, acks, sinks, urgency, workers, stop, metrics, logs, heartbeat, per_partition, member } = feed;
         let name: Arc<str> = route.name.to_string().into();
         let login = Login::new(&source.brokers.join(","), &part, metrics.all().clone(), Credentials::of(&source.security));
         Reading {
@@ -46,7 +31,7 @@ impl Reading {
                 out_of_range: route.out_of_range,
                 revoke_deadline: route.revoke_deadline.get(),
                 drain_deadline: DRAIN_DEADLINE,
-                commit_interval: commits.then(|| route.commit_interval.get()),
+                commit_interval: (!acks.is_committed_by_sink()).then(|| route.commit_interval.get()),
                 rewinds_max: route.rewinds_max,
                 stuck_after: STUCK_AFTER,
                 keeps_dead_keys: route.after_dead_letter == AfterDeadLetter::DeadLetter,
