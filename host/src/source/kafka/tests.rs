@@ -393,7 +393,8 @@ fn partitions_whose_sink_takes_nothing_hold_no_others_back() {
         }
     }
     let held: usize = stuck.iter().map(|work| work.batch.len()).sum();
-    assert!(held < 200, "what is held is bounded: {held} records of 1 KiB");
+    // 128 that the first call took, which knows no sizes yet; then less than the budget, and the 64 of one call more.
+    assert!(held < 128 + 64 + 64, "what is held is bounded: {held} records of 1 KiB");
     let mut offsets = Vec::new();
     for Work { batch, token, .. } in stuck {
         offsets.extend(batch.offsets);
