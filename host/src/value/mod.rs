@@ -6,6 +6,7 @@
 pub mod arrow;
 mod avro;
 mod cbor;
+mod encode;
 mod json;
 mod pick;
 mod plain;
@@ -15,6 +16,7 @@ mod text;
 mod walk;
 
 pub use arrow::{Appender, Rows, Unfit, table_fields};
+pub use encode::{Encoder, Misfit};
 pub use json::{BytesAs, DecimalAs, JsonOptions, TimeAs};
 pub use pick::{Picked, pick};
 pub use plain::{PlainBytes, PlainOptions, write_plain_cbor};

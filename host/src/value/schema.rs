@@ -109,6 +109,12 @@ pub enum Logical {
 #[error("not a usable schema: {0}")]
 pub struct SchemaError(String);
 
+impl SchemaError {
+    pub(super) fn new(reason: impl Into<String>) -> Self {
+        SchemaError(reason.into())
+    }
+}
+
 /// A schema, compiled.
 #[derive(Debug)]
 pub struct Schema {

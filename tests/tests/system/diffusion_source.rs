@@ -6,10 +6,12 @@ use std::time::{Duration, Instant};
 use anabranch::diffusion::service::TopicType;
 use anabranch_tests::diffusion::{Diffusion, USER};
 use anabranch_tests::kafka::Broker;
+use anabranch_tests::registry::{Registry, framed};
 use anabranch_tests::router::{Place, Router};
 use anabranch_tests::table;
 use anabranch_tests::topic::Topic;
 use anabranch_tests::wait::until;
+use apache_avro::types::Value as Avro;
 use serde_json::{Value as Json, json};
 
 use crate::setup::{assert_none_missing, times};
@@ -86,6 +88,33 @@ fn values_of_every_type_changes_and_removals_become_records() {
     server.server().remove(">prices/a").unwrap();
     expected.insert("prices/a".into(), None);
     wait_last(&mut router, &topic, "the removal", &expected);
+    router.stop();
+}
+
+#[test]
+fn typed_values_become_registered_avro() {
+    let (server, registry) = (Diffusion::start(), Registry::shared());
+    let topic = Broker::shared().topic("avro-from-diffusion", 1);
+    let sinks =
+        format!("[registry.main]\nurl = \"{}\"\n{}value = \"avro\"\nschema = \"price.avsc\"\n", registry.url(), sink("all", &topic));
+    let place = Place::new(&config(&server, "", &sinks, ROUTE));
+    let schema = r#"["double", {"type":"record","name":"Price","fields":[{"name":"bid","type":"double"},{"name":"size","type":"long"}]}]"#;
+    std::fs::write(place.path("price.avsc"), schema).unwrap();
+    server.set("prices/a", &json!({"bid": 1.5, "size": 9_007_199_254_740_993_i64}));
+    server.set_of("prices/b", TopicType::DOUBLE, b"\xfb\x3f\xb9\x99\x99\x99\x99\x99\x9a");
+    let mut router = start(&place);
+    router.until("both records", PATIENCE, || (topic.records().len() == 2).then_some(()));
+    let values = topic.records().into_iter().map(|record| (record.key.unwrap(), record.value.unwrap())).collect::<BTreeMap<_, _>>();
+    let (id, text) = registry.latest(&format!("{}-value", topic.name)).expect("it is registered");
+    let schema = apache_avro::Schema::parse_str(&text).unwrap();
+    let read = |path: &str| {
+        let bytes = &values[path.as_bytes()];
+        assert_eq!(bytes[..5], framed(id, &[])[..]);
+        apache_avro::from_avro_datum(&schema, &mut &bytes[5..], None).unwrap()
+    };
+    let price = vec![("bid".to_owned(), Avro::Double(1.5)), ("size".to_owned(), Avro::Long(9_007_199_254_740_993))];
+    assert_eq!(read("prices/a"), Avro::Union(1, Avro::Record(price).into()));
+    assert_eq!(read("prices/b"), Avro::Union(0, Avro::Double(0.1).into()));
     router.stop();
 }
 

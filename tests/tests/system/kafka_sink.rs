@@ -106,6 +106,56 @@ fn keys_and_what_plugins_make_are_avro_with_ids_of_their_own_subjects() {
 }
 
 #[test]
+fn values_without_a_schema_become_avro_by_the_one_of_the_sink() {
+    let (broker, registry) = (Broker::shared(), Registry::shared());
+    let [from, to, dead] = ["plain", "typed", "typed-dead"].map(|name| broker.topic(name, 1));
+    let schema = json!({"type": "record", "name": "Sale", "fields": [
+        {"name": "id", "type": "long"},
+        {"name": "price", "type": {"type": "bytes", "logicalType": "decimal", "precision": 8, "scale": 2}},
+        {"name": "at", "type": ["null", {"type": "long", "logicalType": "timestamp-millis"}]},
+        {"name": "channel", "type": "string", "default": "web"},
+    ]});
+    let text = format!(
+        "[source.main.kafka]\nbrokers = [\"{}\"]\n[registry.main]\nurl = \"{}\"
+[sink.typed.kafka]\ntopic = \"{}\"\nvalue = \"avro\"\nschema = \"sale.avsc\"\n[sink.dead.kafka]\ntopic = \"{}\"
+[route.sales]\ntopics = [\"{}\"]\nvalue = \"json\"\nto = [\"typed\"]\ndead_letters = \"dead\"\n",
+        broker.plaintext(),
+        registry.url(),
+        to.name,
+        dead.name,
+        from.name
+    );
+    let place = Place::new(&text);
+    std::fs::write(place.path("sale.avsc"), schema.to_string()).unwrap();
+    from.send([
+        Record::value(r#"{"id":1,"price":"12.34","at":"2024-02-29T12:30:00.5Z","channel":"shop"}"#),
+        Record::value(r#"{"price":7,"id":2}"#),
+        Record::value(r#"{"id":3,"price":"0.001"}"#),
+        Record { key: Some(b"gone".to_vec()), ..Record::default() },
+    ]);
+    place.run_until_end();
+
+    let (id, _) = registry.latest(&format!("{}-value", to.name)).expect("it is registered");
+    let records = to.records();
+    assert_eq!(records.len(), 3);
+    let sale = |id, cents: i16, at: Option<i64>, channel: &str| {
+        let at = at.map_or(Value::Union(0, Value::Null.into()), |at| Value::Union(1, Value::TimestampMillis(at).into()));
+        let price = Value::Decimal(cents.to_be_bytes().as_slice().into());
+        let fields = [("id", Value::Long(id)), ("price", price), ("at", at), ("channel", Value::String(channel.into()))];
+        Value::Record(fields.map(|(name, value)| (name.to_owned(), value)).to_vec())
+    };
+    let found = |index: usize| decoded(registry, records[index].value.as_ref().unwrap());
+    assert_eq!(found(0), (id, sale(1, 1234, Some(1_709_209_800_500), "shop")));
+    assert_eq!(found(1), (id, sale(2, 700, None, "web")));
+    assert_eq!(records[2].value, None, "a tombstone stays one");
+    let letters = dead.records();
+    assert_eq!(letters.len(), 1);
+    assert_eq!(letters[0].value.as_deref(), Some(br#"{"id":3,"price":"0.001"}"#.as_slice()));
+    let message = letters[0].header("anabranch.message").unwrap();
+    assert!(message.contains("field \"price\": 0.001 is no decimal(8,2)"), "{message}");
+}
+
+#[test]
 fn a_sink_with_another_registry_gives_the_same_bytes_that_registrys_ids() {
     let orders = Orders::new("translated", 1);
     let copy = Broker::shared().topic("translated-copy", 1);

@@ -21,6 +21,8 @@ use crate::value::Format;
 
 /// Topics times schemas beyond which what is known is forgotten, to be asked for again.
 const KNOWN_MAX: usize = 100_000;
+/// Stands for the schema of the sink's configuration, where handles of the route stand for others.
+pub const CONFIGURED: u32 = u32::MAX;
 /// Pause between two questions for the same schema.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
@@ -85,7 +87,7 @@ impl Registrar {
     }
 
     /// What has to be asked before the records of a piece can be written.
-    pub fn missing(&self, piece: &Piece, config: &Config, forms: Forms) -> Vec<Question> {
+    pub fn missing(&self, piece: &Piece, config: &Config, forms: &Forms) -> Vec<Question> {
         let mut missing: Vec<Question> = Vec::new();
         for view in piece.iter() {
             // A record without a topic is given up where it would be written.
@@ -96,8 +98,14 @@ impl Registrar {
                 if is_asked || self.is_fresh(&topic, part, handle) {
                     continue;
                 }
-                let Some(entry) = view.schema(handle).filter(|entry| entry.schema.is_avro()) else { continue };
-                missing.push(Question { topic: topic.clone().into_owned(), part, handle, entry: entry.clone() });
+                let entry = match forms.encoder_of(view).filter(|_| handle == CONFIGURED) {
+                    Some(encoder) => Arc::new(Entry { schema: encoder.schema().clone(), id: None, subject: None }),
+                    None => match view.schema(handle).filter(|entry| entry.schema.is_avro()) {
+                        Some(entry) => entry.clone(),
+                        None => continue,
+                    },
+                };
+                missing.push(Question { topic: topic.clone().into_owned(), part, handle, entry });
             }
         }
         missing
@@ -165,11 +173,12 @@ impl Registrar {
 }
 
 /// The schemas of a record's parts that become Avro.
-fn schemas(view: View<'_>, forms: Forms) -> [Option<(Part, u32)>; 2] {
+fn schemas(view: View<'_>, forms: &Forms) -> [Option<(Part, u32)>; 2] {
     let is_avro = |value: Option<crate::value::Value<'_>>| value.is_some_and(|value| value.format == Format::Avro);
+    let of_value = if is_avro(view.value()) { Some(view.value_schema()) } else { forms.encoder_of(view).map(|_| CONFIGURED) };
     [
         (forms.key == KeyPayload::Avro && is_avro(view.key())).then(|| (Part::Key, view.key_schema())),
-        (forms.value == Payload::Avro && is_avro(view.value())).then(|| (Part::Value, view.value_schema())),
+        of_value.filter(|_| forms.value == Payload::Avro).map(|handle| (Part::Value, handle)),
     ]
 }
 

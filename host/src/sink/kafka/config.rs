@@ -5,14 +5,15 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::num::{NonZeroU16, NonZeroU32};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{ByteSize, DurationText, Fault, Name, OWNED_BY_SINK, Property, Security, check_brokers, check_properties};
-use crate::value::JsonOptions;
+use crate::config::{ByteSize, DurationText, Fault, FilePath, Name, OWNED_BY_SINK, Property, Security, check_brokers, check_properties};
+use crate::value::{Encoder, JsonOptions, Schema};
 
 /// `[sink.NAME.kafka]`: records of a topic.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -36,6 +37,9 @@ pub struct Config {
     /// What a record's value becomes.
     #[serde(default)]
     pub value: Payload,
+    /// The file of the Avro schema of values that have none of their own, such as JSON; with `value = "avro"`.
+    #[serde(default)]
+    pub schema: Option<FilePath>,
     /// The registry of keys and values that become `"avro"`; only needed where there are several.
     #[serde(default)]
     pub registry: Option<Name>,
@@ -45,7 +49,7 @@ pub struct Config {
     /// Whether schemas are registered; without it they have to be there.
     #[serde(default = "Config::register")]
     pub register: bool,
-    /// How decimals, bytes and times are written with `value = "json"`.
+    /// How decimals, bytes and times are written with `value = "json"`, and read where values become Avro by `schema`.
     #[serde(default)]
     pub json: JsonOptions,
     /// Which partition a record goes to.
@@ -114,7 +118,7 @@ pub enum Payload {
     Bytes,
     /// JSON text.
     Json,
-    /// Avro with the registry's prefix, under the subject of this topic. The bytes stay; only a record that has an Avro schema can become this.
+    /// Avro with the registry's prefix, under the subject of this topic. The bytes of a value that has an Avro schema stay; others need `schema`.
     Avro,
 }
 
@@ -276,7 +280,23 @@ impl Config {
         faults.extend(self.topic.as_deref().and_then(|topic| crate::config::check_topic("topic", topic)));
         faults.extend(check_properties(&self.properties, &OWNED_BY_SINK));
         faults.extend(self.transaction.check());
+        if self.schema.is_some() && self.value != Payload::Avro {
+            faults.push(Fault::new("schema", "a schema, and values do not become Avro", "add value = \"avro\", or leave schema out"));
+        } else if let Err(wrong) = self.encoder() {
+            faults.push(Fault::new("schema", wrong, "name a file that holds one Avro schema as JSON text"));
+        }
         faults
+    }
+
+    /// What makes Avro of values that have no schema; `None`: nothing does.
+    ///
+    /// # Errors
+    /// Where the file cannot be read or holds no usable schema, in words for the user.
+    pub(super) fn encoder(&self) -> Result<Option<Arc<Encoder>>, String> {
+        let Some(path) = &self.schema else { return Ok(None) };
+        let text = std::fs::read_to_string(path).map_err(|error| format!("the file {} cannot be read: {error}", path.display()))?;
+        let encoder = Schema::avro(&text, &[]).and_then(|schema| Encoder::new(Arc::new(schema), self.json));
+        encoder.map(|encoder| Some(Arc::new(encoder))).map_err(|error| format!("{}: {error}", path.display()))
     }
 
     /// The same for librdkafka, secrets among the values. `transactional_id`: of a producer of transactions.

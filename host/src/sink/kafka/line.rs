@@ -87,7 +87,7 @@ impl Line {
         let (producer, reports, login) =
             producer::start(&sink.config, id, &surroundings.metrics).map_err(|error| refused(error.to_string()))?;
         let topics = Topics::new(&sink.config, &surroundings.metrics).map_err(|error| refused(error.to_string()))?;
-        let forms = Forms::of(&sink.config, surroundings.takes_letters);
+        let forms = Forms::of(&sink.config, surroundings.takes_letters).map_err(refused)?;
         let registrar = sink.registrar().map_err(refused)?;
         Ok(Line {
             sink,
@@ -192,7 +192,7 @@ impl Line {
             }
         }
         let Some(registrar) = &self.registrar else { return Ok(()) };
-        let missing = registrar.missing(piece, &self.sink.config, self.forms);
+        let missing = registrar.missing(piece, &self.sink.config, &self.forms);
         if missing.is_empty() {
             return Ok(());
         }
@@ -252,7 +252,7 @@ impl Line {
             None => Err((Class::Schema, "registry", "the sink has no registry".to_owned())),
         };
         let Ready { topic, partition, key, value } =
-            ready(&self.sink.config, self.forms, view, &mut self.buffers, &id).map_err(Refusal::GiveUp)?;
+            ready(&self.sink.config, &self.forms, view, &mut self.buffers, &id).map_err(Refusal::GiveUp)?;
         let bytes = value.map_or(0, <[u8]>::len) + key.map_or(0, <[u8]>::len);
         let mut record = BaseRecord::<[u8], [u8], usize>::with_opaque_to(&topic, mark(number, view.index as u32));
         record.payload = value;

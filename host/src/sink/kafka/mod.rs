@@ -31,6 +31,7 @@ use self::topics::{Refusal, Topics};
 use super::preview::Preview;
 use super::{Inbox, Sink, SinkError, Surroundings, Uses};
 use crate::config::{self as checked, Name};
+use crate::dead::Class;
 use crate::observe::SinkMetrics;
 use crate::output::View;
 use crate::registry::Registry;
@@ -120,9 +121,13 @@ impl Kafka {
     /// See [`Preview`]. No registry is asked: Avro is shown with the id that the record has already.
     pub fn preview(&self, view: View<'_>) -> Preview {
         let mut buffers = Buffers::default();
-        let forms = Forms::of(&self.config, self.surroundings.takes_letters);
         let own = |_: &str, _, handle| Ok(view.schema(handle).and_then(|entry| entry.id).unwrap_or_default());
-        match ready(&self.config, forms, view, &mut buffers, &own) {
+        let forms = Forms::of(&self.config, self.surroundings.takes_letters).map_err(|reason| (Class::SinkPermanent, "schema", reason));
+        let made = match &forms {
+            Ok(forms) => ready(&self.config, forms, view, &mut buffers, &own),
+            Err(unfit) => Err(unfit.clone()),
+        };
+        match made {
             Err((class, code, message)) => Preview::GivenUp(self.surroundings.letter(view, class, code, message).1),
             Ok(ready) => Preview::Record {
                 topic: ready.topic.clone().into_owned(),

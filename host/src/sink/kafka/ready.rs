@@ -3,16 +3,17 @@
 //! Invariant: Avro goes out with the prefix that a reader can look up, or not at all; its bytes behind the prefix are never changed.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use rdkafka::message::{Header, OwnedHeaders};
 
-use super::avro::Part;
+use super::avro::{CONFIGURED, Part};
 use super::config::{Config, KeyPayload, Partition, Payload};
 use crate::batch::PREFIX_LEN;
 use crate::config::check_topic;
 use crate::dead::Class;
 use crate::output::{Cell, View};
-use crate::value::{Format, Value, write_json};
+use crate::value::{Encoder, Format, Value, write_json};
 
 /// Why a record is none for the topic: class, code and message of its dead letter.
 pub type Unfit = (Class, &'static str, String);
@@ -36,18 +37,30 @@ pub struct Buffers {
 }
 
 /// What becomes of keys and values.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Forms {
     pub key: KeyPayload,
     pub value: Payload,
+    /// For values that become Avro and have no schema.
+    pub encoder: Option<Arc<Encoder>>,
 }
 
 impl Forms {
     /// Those of a configuration. Dead letters hold what nobody could read: their bytes stay.
-    pub fn of(config: &Config, takes_letters: bool) -> Self {
+    ///
+    /// # Errors
+    /// Where the schema's file is none, in words for the user.
+    pub fn of(config: &Config, takes_letters: bool) -> Result<Self, String> {
         let key = if takes_letters { KeyPayload::Bytes } else { config.key };
         let value = if takes_letters && config.value == Payload::Avro { Payload::Bytes } else { config.value };
-        Forms { key, value }
+        let encoder = if value == Payload::Avro { config.encoder()? } else { None };
+        Ok(Forms { key, value, encoder })
+    }
+
+    /// What makes this value Avro; `None`: it is Avro already, or cannot be.
+    pub fn encoder_of(&self, view: View<'_>) -> Option<&Encoder> {
+        let has_schema = |value: Value<'_>| value.format == Format::Avro;
+        self.encoder.as_deref().filter(|_| view.value().is_some_and(|value| !has_schema(value)))
     }
 }
 
@@ -66,7 +79,7 @@ pub fn topic<'v>(config: &'v Config, view: View<'v>) -> Result<Cow<'v, str>, Unf
 }
 
 /// The record as its topic gets it; `buffers` hold what is written for it.
-pub fn ready<'v>(config: &'v Config, forms: Forms, view: View<'v>, buffers: &'v mut Buffers, id: &FindId<'_>) -> Result<Ready<'v>, Unfit> {
+pub fn ready<'v>(config: &'v Config, forms: &Forms, view: View<'v>, buffers: &'v mut Buffers, id: &FindId<'_>) -> Result<Ready<'v>, Unfit> {
     let topic = topic(config, view)?;
     let partition = (config.partition == Partition::Same).then(|| view.partition());
     let Buffers { key, value } = buffers;
@@ -82,6 +95,11 @@ pub fn ready<'v>(config: &'v Config, forms: Forms, view: View<'v>, buffers: &'v 
         None => None,
         Some(found) if forms.value == Payload::Avro => {
             let id = |handle| id(&topic, Part::Value, handle);
+            if let Some(encoder) = forms.encoder_of(view) {
+                frame(id(CONFIGURED)?.to_be_bytes(), &[], value);
+                encoder.write(found, value).map_err(|misfit| (Class::SinkPermanent, "schema", misfit.to_string()))?;
+                return Ok(Ready { topic, partition, key, value: Some(value) });
+            }
             Some(avro("value", found, view.value_schema(), view.input_value_bytes(), id, value)?)
         }
         Some(found) => Some(plain_value(config, forms, view, found, value)?),
@@ -101,7 +119,7 @@ fn avro<'v>(
     if value.format != Format::Avro || handle == 0 {
         let message = format!(
             "the {part} has no Avro schema: write {part} = \"avro\" in the route too, let a plugin make it with a schema, or choose another \
-             `{part}` in the sink"
+             `{part}` in the sink (a value may get a `schema` there)"
         );
         return Err((Class::SinkPermanent, "schema", message));
     }
@@ -114,7 +132,7 @@ fn avro<'v>(
 }
 
 /// The value as bytes or as JSON.
-fn plain_value<'v>(config: &Config, forms: Forms, view: View<'v>, value: Value<'v>, text: &'v mut Vec<u8>) -> Result<&'v [u8], Unfit> {
+fn plain_value<'v>(config: &Config, forms: &Forms, view: View<'v>, value: Value<'v>, text: &'v mut Vec<u8>) -> Result<&'v [u8], Unfit> {
     if forms.value == Payload::Json {
         text.clear();
         write_json(value, &config.json, text).map_err(|error| (Class::Decode, "json", error.to_string()))?;
