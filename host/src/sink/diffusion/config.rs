@@ -43,6 +43,9 @@ pub struct Config {
     /// What becomes of records without a value.
     #[serde(default)]
     pub tombstone: Tombstone,
+    /// What becomes of values that the sink set last already.
+    #[serde(default)]
+    pub unchanged: Unchanged,
     /// Properties of topics that the sink creates, in the server's spelling, such as `DONT_RETAIN_VALUE = "true"`.
     #[serde(default)]
     pub topic_properties: BTreeMap<String, String>,
@@ -99,6 +102,17 @@ pub enum Tombstone {
     /// The topic is removed.
     Remove,
     /// Left out and counted.
+    Skip,
+}
+
+/// What becomes of a value that is the one that the sink set last at this topic path, on this connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Unchanged {
+    /// It is set again.
+    #[default]
+    Send,
+    /// Left out and counted: for topics that nobody else sets.
     Skip,
 }
 

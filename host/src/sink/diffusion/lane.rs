@@ -3,6 +3,7 @@
 //! Invariant: an output ends when the server has answered that it is made, or the dead letters owe it; what a lost session left without
 //! an answer is sent again on the next, in the order of its path (see `topics`).
 
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -98,6 +99,8 @@ pub struct Common {
     pub path_in_flight_max: usize,
     /// How many paths there may be.
     pub paths: Arc<Paths>,
+    /// Whether values that the session set last are left out: then this makes hashes to compare them by.
+    pub unchanged: Option<RandomState>,
     /// How long an answer may take.
     pub timeout: Duration,
     /// Delays between tries.
@@ -331,13 +334,22 @@ impl Lane {
                 self.finish(ticket, Outcome::GivenUp, now);
                 continue;
             }
-            if let Err((class, code, message)) = self.request(session, ticket, how, &path, &item) {
-                self.give_up(&item, class, code, message, 1);
-                self.finish(ticket, Outcome::GivenUp, now);
+            match self.request(session, ticket, how, &path, &item) {
+                Ok(true) => {}
+                Ok(false) => {
+                    drop(self.topics.end(ticket, Outcome::Made, now, &mut self.made));
+                    self.common.surroundings.metrics.skipped.inc_by(self.made.len() as u64);
+                    self.end_made();
+                }
+                Err((class, code, message)) => {
+                    self.give_up(&item, class, code, message, 1);
+                    self.finish(ticket, Outcome::GivenUp, now);
+                }
             }
         }
     }
 
+    /// Queues a request; `false`: none is needed, the topic has this value.
     fn request(
         &mut self,
         session: &mut Session<Waiting>,
@@ -345,13 +357,17 @@ impl Lane {
         how: How,
         path: &str,
         item: &Item,
-    ) -> Result<(), (Class, &'static str, String)> {
+    ) -> Result<bool, (Class, &'static str, String)> {
         self.value.clear();
         match item.view().value() {
             None => self.value.extend_from_slice(NULL),
             Some(value) => {
                 write_plain_cbor(value, &self.common.json, &mut self.value).map_err(|error| (Class::Decode, "cbor", error.to_string()))?
             }
+        }
+        let hash = self.common.unchanged.as_ref().map(|hasher| hasher.hash_one(&self.value));
+        if how != How::Remove && hash.is_some_and(|hash| self.topics.is_unchanged(ticket, hash)) {
+            return Ok(false);
         }
         let (value, constraint) = (self.value.as_slice(), Constraint::None);
         let selector;
@@ -366,7 +382,7 @@ impl Lane {
         match session.request(&request, (ticket, how)) {
             Ok(bytes) => {
                 self.common.surroundings.metrics.bytes.inc_by(bytes as u64);
-                Ok(())
+                Ok(true)
             }
             Err((_, error)) => Err((Class::Oversize, "message-max", error.to_string())),
         }
@@ -429,6 +445,10 @@ impl Lane {
         // What is given up was reported where that was decided.
         drop(self.topics.end(ticket, outcome, now, &mut self.made));
         self.common.surroundings.metrics.outputs.inc_by(self.made.len() as u64);
+        self.end_made();
+    }
+
+    fn end_made(&mut self) {
         self.endings.extend(self.made.drain(..).map(|item| Ended { number: item.held.number, letter: None }));
     }
 

@@ -24,7 +24,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-pub use self::config::{Config, Retry, Tombstone};
+pub use self::config::{Config, Retry, Tombstone, Unchanged};
 use self::lane::{Common, Ended, Health, Held, Item, Lane, Order, render};
 pub use self::pattern::PathPattern;
 use self::pattern::topic_path;
@@ -83,6 +83,7 @@ impl Diffusion {
             in_flight_max: config.in_flight_max.get(),
             path_in_flight_max: config.path_in_flight_max.get(),
             paths: Arc::new(Paths::new(config.paths_max.get())),
+            unchanged: (config.unchanged == Unchanged::Skip).then(RandomState::new),
             timeout: config.timeout.get(),
             backoff: Backoff { min: config.retry.delay_min.get(), max: config.retry.delay_max.get() },
             attempts_max: config.retry.attempts_max,

@@ -76,6 +76,25 @@ async fn send_many(route: &mut Route, batches: usize, mut trouble: impl AsyncFnM
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn unchanged_values_are_left_out_until_the_session_is_lost() {
+    let server = server().await;
+    let mut route = Route::new(Format::Json);
+    drop(start(&mut route, &config(&server, "path = \"p/${key}\"\nunchanged = \"skip\"")));
+    send(&mut route, 0, &[("a", "1"), ("a", "1"), ("b", "1"), ("a", "2"), ("a", "2"), ("a", "1")]);
+    route.settled().await;
+    assert_eq!(made(server.journal()), [("p/a".to_owned(), vec![1, 2, 1]), ("p/b".to_owned(), vec![1])].into());
+    let metrics = &route.surroundings.metrics;
+    assert_eq!((metrics.outputs.get(), metrics.skipped.get()), (4, 2));
+    server.cut();
+    // Only a new session makes this.
+    send(&mut route, 0, &[("b", "2")]);
+    route.settled().await;
+    send(&mut route, 0, &[("a", "1")]);
+    route.settled().await;
+    assert_eq!(made(server.journal())["p/a"], [1, 2, 1, 1]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn each_path_keeps_its_order_whatever_answers_and_refusals_do() {
     for more in ["path_in_flight_max = 1", "path_in_flight_max = 8\nsessions = 3", "in_flight_max = 2"] {
         let server = server().await;

@@ -98,6 +98,8 @@ struct Slot<T> {
     item: Option<T>,
     removes: bool,
     state: State,
+    /// Of the value that was sent; `None`: nobody wants to compare it.
+    hash: Option<u64>,
 }
 
 /// What is known of a topic at the server.
@@ -131,6 +133,8 @@ struct Topic<T> {
     is_ready: bool,
     /// How often one had to be sent again since the last that was made.
     tries: u32,
+    /// Of the value that the session set last, if all before it were made as well.
+    last: Option<u64>,
 }
 
 /// All paths of one session.
@@ -179,7 +183,7 @@ impl<T> Topics<T> {
             None => self.insert(path),
         };
         if let Some(topic) = &mut self.topics[id] {
-            topic.queue.push_back(Slot { item: Some(item), removes, state: State::Waiting });
+            topic.queue.push_back(Slot { item: Some(item), removes, state: State::Waiting, hash: None });
             self.waiting += 1;
         }
         self.make_ready(id);
@@ -198,6 +202,7 @@ impl<T> Topics<T> {
             pause: Pause::None,
             is_ready: false,
             tries: 0,
+            last: None,
         };
         let id = self.free.pop().unwrap_or(self.topics.len());
         if id == self.topics.len() {
@@ -247,6 +252,17 @@ impl<T> Topics<T> {
         Some((&topic.path, slot.item.as_ref()?, topic.tries))
     }
 
+    /// Whether an update that is about to be sent would set the value that this session set last; `hash`: that of its value. It says
+    /// nothing of what other clients set since.
+    pub fn is_unchanged(&mut self, ticket: Ticket, hash: u64) -> bool {
+        let Some(topic) = self.topics.get_mut(ticket.topic).and_then(Option::as_mut) else { return false };
+        let place = ticket.number.checked_sub(topic.first);
+        if let Some(slot) = place.and_then(|place| topic.queue.get_mut(place as usize)) {
+            slot.hash = Some(hash);
+        }
+        place == Some(0) && topic.last == Some(hash)
+    }
+
     /// An update that was sent has its outcome. What ends with it is appended to `ended`, in the order of the path; the update itself
     /// is given back where it is given up.
     pub fn end(&mut self, ticket: Ticket, outcome: Outcome, now: Instant, ended: &mut Vec<T>) -> Option<T> {
@@ -283,6 +299,8 @@ impl<T> Topics<T> {
         };
         if let Some(at) = again {
             slot.state = State::Failed;
+            // Some behind it may have been made.
+            topic.last = None;
             topic.pause = match topic.pause {
                 Pause::Draining(other) => Pause::Draining(at.max(other)),
                 Pause::None | Pause::Until(_) => Pause::Draining(at),
@@ -315,6 +333,8 @@ impl<T> Topics<T> {
         for id in 0..self.topics.len() {
             let Some(topic) = &mut self.topics[id] else { continue };
             topic.in_flight = 0;
+            // What answers next may be another server, or an emptied one.
+            topic.last = None;
             topic.send_again();
             if let Pause::Draining(at) = topic.pause {
                 self.pause(id, at, now);
@@ -361,7 +381,10 @@ impl<T> Topics<T> {
 impl<T> Topic<T> {
     fn pop_made(&mut self, ended: &mut Vec<T>) {
         while self.sent > 0 && self.queue.front().is_some_and(|slot| slot.state == State::Made) {
-            ended.extend(self.queue.pop_front().and_then(|slot| slot.item));
+            let slot = self.queue.pop_front();
+            // Nobody knows what became of one that was given up.
+            self.last = slot.as_ref().filter(|slot| slot.item.is_some() && !slot.removes).and_then(|slot| slot.hash);
+            ended.extend(slot.and_then(|slot| slot.item));
             self.first += 1;
             self.sent -= 1;
         }
@@ -370,6 +393,7 @@ impl<T> Topic<T> {
     /// All that was sent waits again, but what is given up.
     fn send_again(&mut self) {
         for slot in self.queue.iter_mut().take(self.sent).filter(|slot| slot.item.is_some()) {
+            slot.hash = None;
             slot.state = State::Waiting;
         }
         self.sent = 0;
@@ -449,6 +473,32 @@ mod tests {
         assert_eq!(sent(&mut topics, later).map(|(.., item)| item), Some(1));
         assert_eq!(sent(&mut topics, later).map(|(.., item)| item), Some(3));
         assert!(sent(&mut topics, later).is_none());
+    }
+
+    #[test]
+    fn a_value_is_unchanged_only_where_nothing_can_have_come_between() {
+        let (mut topics, now) = topics(2);
+        let mut ended = Vec::new();
+        let mut turn = |topics: &mut Topics<u32>, item: u32, hash: u64, outcome: Outcome| {
+            topics.push("a", item, false).unwrap();
+            let ticket = sent(topics, now).unwrap().0;
+            let is_unchanged = topics.is_unchanged(ticket, hash);
+            topics.end(ticket, outcome, now, &mut ended);
+            is_unchanged
+        };
+        assert!(!turn(&mut topics, 1, 7, Outcome::Made), "nothing was set yet");
+        assert!(turn(&mut topics, 2, 7, Outcome::Made));
+        assert!(!turn(&mut topics, 3, 8, Outcome::Made));
+        assert!(turn(&mut topics, 4, 8, Outcome::GivenUp));
+        assert!(!turn(&mut topics, 5, 8, Outcome::Made), "nobody knows what became of the one before");
+        topics.lose(now);
+        assert!(!turn(&mut topics, 6, 8, Outcome::Made), "another session");
+        topics.push("a", 7, false).unwrap();
+        topics.push("a", 8, false).unwrap();
+        let first = sent(&mut topics, now).unwrap().0;
+        let second = sent(&mut topics, now).unwrap().0;
+        assert!(!topics.is_unchanged(first, 9));
+        assert!(!topics.is_unchanged(second, 8), "one is on its way");
     }
 
     #[test]
