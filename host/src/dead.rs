@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use apache_avro::types::Value as AvroValue;
 use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::Shared;
 use tokio::sync::oneshot;
 
 use crate::ack::Token;
@@ -144,7 +146,7 @@ pub struct DeadLetters {
 }
 
 /// Ready when dead letters are durable; an error when they never will be (the route is stopping, or their partition rewound).
-pub type Durable = oneshot::Receiver<()>;
+pub type Durable = Shared<oneshot::Receiver<()>>;
 
 impl DeadLetters {
     /// The dead letters of `route`. `place`: the inbox of their sink and how it takes them; `None`: the first one stops the route.
@@ -196,6 +198,7 @@ impl DeadLetters {
     /// settle `token` at once.
     pub fn give_up(&self, token: &Token, batch: &Arc<Batch>, letters: &[Letter]) -> Durable {
         let (durable, ready) = oneshot::channel();
+        let ready = ready.shared();
         if letters.is_empty() {
             let _ = durable.send(());
             return ready;

@@ -28,8 +28,11 @@ impl Router {
         token.decided(counts.filtered, counts.only_letters);
         self.dead.passed(outputs.batch.len());
         self.metrics.filtered.inc_by(counts.filtered);
-        // Nobody waits for these here: their own token holds the offset back.
-        drop(self.dead.give_up(&token, &outputs.batch, letters));
+        // Their own token holds the offset back; a sink may know better than the offset how far it is.
+        let durable = self.dead.give_up(&token, &outputs.batch, letters);
+        if !letters.is_empty() {
+            self.sinks.iter().for_each(|sink| sink.send(Message::Letters(token.slot(), durable.clone())));
+        }
         let outputs = Arc::new(outputs);
         for (index, sink) in self.sinks.iter().enumerate() {
             let Some(members) = members(&outputs, index) else { continue };

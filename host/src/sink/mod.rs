@@ -25,7 +25,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 use crate::ack::{Acks, Slot, Token};
-use crate::dead::{Class, DeadLetters, Letter};
+use crate::dead::{Class, DeadLetters, Durable, Letter};
 use crate::observe::{RouteMetrics, SinkMetrics};
 use crate::output::{Outputs, View};
 use crate::source::kafka::member::Member;
@@ -68,6 +68,9 @@ impl Piece {
 pub enum Message {
     /// Outputs to write.
     Piece(Piece),
+    /// Records of a partition, in front of its next piece, became dead letters: ready when those are durable. A sink that keeps how far it
+    /// covers a partition goes no further before that.
+    Letters(Slot, Durable),
     /// The partition left or is read again: what the sink holds of this life of it will never settle.
     Abandon(Slot),
 }

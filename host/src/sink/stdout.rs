@@ -82,6 +82,7 @@ impl<W: Write + Send + 'static> Sink for Stdout<W> {
             let mut count = 0;
             while let Some(next) = message.take() {
                 match next {
+                    Message::Letters(..) => {}
                     Message::Abandon(slot) => pieces.retain(|piece| piece.token.slot() != slot),
                     Message::Piece(piece) => {
                         let mut letters = Vec::new();

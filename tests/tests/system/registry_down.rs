@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use anabranch_tests::avro::Avro;
 use anabranch_tests::block_on;
+use anabranch_tests::health::Health;
 use anabranch_tests::kafka::Broker;
 use anabranch_tests::process::free_port;
 use anabranch_tests::receiver::Receiver;
 use anabranch_tests::registry::{Registry, framed, url_at};
 use anabranch_tests::router::Place;
+use anabranch_tests::table;
 use anabranch_tests::topic::{Record, Topic};
 use anabranch_tests::wait::until_true;
 use apache_avro::types::Value;
@@ -147,4 +149,39 @@ fn an_id_that_the_registry_does_not_have_is_a_dead_letter_after_the_wait() {
     topic.wait_committed(&topic.name, MOMENT);
     router.stop();
     assert_eq!(received(&receiver).into_keys().collect::<Vec<_>>(), [0, 1]);
+}
+
+#[test]
+fn a_record_whose_dead_letter_is_not_durable_is_a_row_if_it_can_be_one_after_a_crash() {
+    let registry = Registry::start();
+    let avro = Avro::register(&registry, "orders-value", &order_schema());
+    let topic = Broker::shared().topic("early-id", 1);
+    let mut early = order(&avro, 1);
+    // The id that the registry gives next.
+    early.value.as_mut().unwrap()[1..5].copy_from_slice(&(avro.id + 1).to_be_bytes());
+    topic.send([order(&avro, 0), early, order(&avro, 2)]);
+    let sinks = format!(
+        "[registry.main]\nurl = \"{}\"\n[sink.lake.delta]\nuri = \"lake\"\nbatch = {{ rows_max = 1 }}\n
+[sink.dead.kafka]\nbrokers = [\"127.0.0.1:{}\"]\ntopic = \"dead\"\n",
+        registry.url(),
+        free_port()
+    );
+    let health = Health::new();
+    let route = "value = \"avro\"\nto = [\"lake\"]\ndead_letters = \"dead\"\nunknown_schema_wait = \"1 s\"";
+    let place = Place::new(&format!("{}{}", health.line(), config(&topic, &sinks, route)));
+
+    let mut router = place.run();
+    router.until("a dead letter that cannot be written", MOMENT, || {
+        health.metric("anabranch_dead_letters_total{route=\"orders\",class=\"schema\"}").filter(|count| *count == 1.0)
+    });
+    // Many times as long as a table commit takes.
+    std::thread::sleep(Duration::from_secs(2));
+    router.kill();
+    let mut schema = order_schema();
+    schema["doc"] = json!("registered late");
+    assert_eq!(Avro::register(&registry, "late-value", &schema).id, avro.id + 1);
+    place.run_until_end();
+    let mut ids = table::longs(&place.path("lake"), "id");
+    ids.sort_unstable();
+    assert_eq!(ids, [0, 1, 2], "the first run must not have covered it");
 }

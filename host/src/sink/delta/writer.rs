@@ -34,6 +34,9 @@ use crate::schemas::Entry;
 use crate::sink::{Heard, Inbox, Message, Piece, SinkError, Surroundings};
 use crate::source::kafka::begin::ahead;
 
+/// Dead letters that are waited for before it is looked which are durable.
+const DURABLES_MIN: usize = 256;
+
 /// See the module.
 pub struct Writer {
     settings: Settings,
@@ -121,6 +124,7 @@ impl Writer {
                 // While a flush is under way and as much is waiting behind it, the inbox holds the route back.
                 heard = heard(&mut inbox, idle && due.is_some()), if !full => match heard {
                     Heard::Message(Message::Piece(piece)) => self.take(piece).await?,
+                    Heard::Message(Message::Letters(slot, durable)) => self.wait_for(slot, durable),
                     Heard::Message(Message::Abandon(slot)) => self.forget(slot),
                     Heard::Closed => break,
                     Heard::Urgent => self.start_flush()?,
@@ -168,7 +172,7 @@ impl Writer {
         self.around.metrics.skipped.inc_by(skipped);
         if !letters.is_empty() {
             self.around.metrics.given_up.inc_by(letters.len() as u64);
-            self.durables.push((slot, self.around.dead.give_up_outputs(&piece, letters)));
+            self.wait_for(slot, self.around.dead.give_up_outputs(&piece, letters));
         }
         if rows == 0 {
             piece.token.settle();
@@ -179,6 +183,15 @@ impl Writer {
         self.since.get_or_insert_with(Instant::now);
         self.tokens.push(piece.token);
         Ok(())
+    }
+
+    /// Nothing that comes after these dead letters is committed before them: the ledger would say that their records are done.
+    fn wait_for(&mut self, slot: Slot, durable: Durable) {
+        self.durables.push((slot, durable));
+        // Where no row comes for long, nobody takes them.
+        if self.durables.len() >= DURABLES_MIN && self.durables.len().is_power_of_two() {
+            self.durables.retain(|(_, durable)| durable.clone().now_or_never() != Some(Ok(())));
+        }
     }
 
     async fn take_one<'a>(

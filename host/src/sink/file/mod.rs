@@ -221,6 +221,7 @@ impl FileSink {
     fn take(&self, message: Message, held: &mut Held) {
         let piece = match message {
             Message::Piece(piece) => piece,
+            Message::Letters(..) => return,
             Message::Abandon(slot) => {
                 // Their lines may be written all the same: what comes again stands there twice.
                 held.pieces.retain(|piece| piece.token.slot() != slot);

@@ -145,6 +145,7 @@ impl Queue {
     fn take(&mut self, message: Message) {
         match message {
             Message::Piece(piece) => self.backlog.push_back(piece),
+            Message::Letters(..) => {}
             Message::Abandon(slot) => self.abandon(slot),
         }
     }

@@ -113,6 +113,7 @@ impl Line {
             tokio::select! {
                 message = inbox.next(), if open => match message {
                     Some(Message::Piece(piece)) => self.write(piece).await?,
+                    Some(Message::Letters(..)) => {}
                     Some(Message::Abandon(slot)) => self.owed.retain(|_, owed| owed.slot != slot),
                     None => open = false,
                 },

@@ -172,6 +172,8 @@ impl Line {
             tokio::select! {
                 heard = hear(&mut inbox, urgent), if open => match heard {
                     Heard::Message(Message::Piece(piece)) => self.write(piece).await?,
+                    // The offsets that a transaction commits end in front of what is owed.
+                    Heard::Message(Message::Letters(..)) => {}
                     Heard::Message(Message::Abandon(slot)) => self.abandon(slot).await?,
                     Heard::Urgent => (),
                     Heard::Closed => open = false,
