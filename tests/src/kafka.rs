@@ -13,6 +13,7 @@ use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 
 use crate::artifacts;
+use crate::between::Between;
 use crate::process::{Process, folder, free_ports, run, tail};
 use crate::security::{PLAIN_USER, SCRAM_USER, Security};
 use crate::topic::Topic;
@@ -21,6 +22,8 @@ use crate::wait::until;
 const START_MAX: Duration = Duration::from_secs(120);
 /// Somebody else may take a free port before the broker does.
 const ATTEMPTS_MAX: u32 = 3;
+/// As much as many at a time can have.
+const HEAP: &[&str] = &["-Xmx320m"];
 const CLUSTER: &str = "anabranchTestCluster00";
 
 /// How clients meet the broker.
@@ -57,6 +60,7 @@ pub struct Broker {
     process: Process,
     folder: PathBuf,
     ports: [u16; Listener::ALL.len()],
+    heap: &'static [&'static str],
     /// The certificates of its encrypted listeners.
     pub security: Security,
 }
@@ -73,14 +77,34 @@ impl Broker {
     /// # Panics
     /// With the broker's own last words, where it does not start.
     pub fn start() -> Broker {
+        Broker::start_with(None, HEAP)
+    }
+
+    /// The same with so much memory that it rarely stands still to clean up: for benchmarks.
+    pub fn start_roomy() -> Broker {
+        Broker::start_with(None, &["-Xmx2g", "-Xms2g", "-Xmn1500m"])
+    }
+
+    /// The same, and whoever connects to [`Broker::plaintext`] meets `between`.
+    pub fn start_behind(between: &Between) -> Broker {
+        Broker::start_with(Some(between), HEAP)
+    }
+
+    fn start_with(between: Option<&Between>, heap: &'static [&'static str]) -> Broker {
         let security = Security::new();
         for attempt in 1.. {
             let folder = folder("kafka");
             let [controller, ports @ ..] = free_ports::<{ Listener::ALL.len() + 1 }>();
-            std::fs::write(folder.join("server.properties"), properties(&folder, &ports, controller, &security)).unwrap();
+            let mut advertised = ports;
+            if let Some(between) = between {
+                between.lead_to(ports[Listener::Plaintext as usize]);
+                advertised[Listener::Plaintext as usize] = between.port();
+            }
+            std::fs::write(folder.join("server.properties"), properties(&folder, &ports, &advertised, controller, &security)).unwrap();
             format(&folder);
-            let process = launch(&folder);
-            let mut broker = Broker { process, folder, ports, security: security.clone() };
+            let process = launch(&folder, heap);
+            let ports = advertised;
+            let mut broker = Broker { process, folder, ports, heap, security: security.clone() };
             match broker.wait_ready() {
                 Ok(()) => return broker,
                 Err(said) if attempt == ATTEMPTS_MAX => panic!("Apache Kafka does not start; its log ends with:\n{said}"),
@@ -136,7 +160,7 @@ impl Broker {
 
     /// Starts a broker that was killed, with the same ports and what it stored.
     pub fn restart(&mut self) {
-        self.process = launch(&self.folder);
+        self.process = launch(&self.folder, self.heap);
         self.wait_ready().unwrap_or_else(|said| panic!("Apache Kafka does not start again; its log ends with:\n{said}"));
     }
 
@@ -146,9 +170,10 @@ impl Broker {
     }
 }
 
-fn java() -> Command {
+fn java(heap: &[&str]) -> Command {
     let mut java = Command::new("java");
-    java.args(["-Xmx320m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Dlog4j2.level=WARN", "-cp"]);
+    // Without room for classes it would stop for a full collection several times while it starts.
+    java.args(heap).args(["-XX:MetaspaceSize=128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Dlog4j2.level=WARN", "-cp"]);
     java.arg(artifacts::kafka().join("*"));
     java
 }
@@ -157,18 +182,18 @@ fn format(folder: &Path) {
     let properties = folder.join("server.properties");
     let (name, password) = SCRAM_USER;
     let users = ["SCRAM-SHA-256", "SCRAM-SHA-512"].map(|mechanism| format!("{mechanism}=[name={name},password={password}]"));
-    let mut command = java();
+    let mut command = java(HEAP);
     command.args(["kafka.tools.StorageTool", "format", "-t", CLUSTER, "-c"]).arg(&properties);
     command.args(users.iter().flat_map(|user| ["--add-scram", user]));
     run("java", command.get_args());
 }
 
-fn launch(folder: &Path) -> Process {
-    Process::start("kafka", java().arg("kafka.Kafka").arg(folder.join("server.properties")), folder)
+fn launch(folder: &Path, heap: &[&str]) -> Process {
+    Process::start("kafka", java(heap).arg("kafka.Kafka").arg(folder.join("server.properties")), folder)
 }
 
-fn properties(folder: &Path, ports: &[u16], controller: u16, security: &Security) -> String {
-    let listeners = |end: &str| {
+fn properties(folder: &Path, ports: &[u16], advertised: &[u16], controller: u16, security: &Security) -> String {
+    let listeners = |ports: &[u16], end: &str| {
         let each = Listener::ALL.map(|listener| format!("{}://127.0.0.1:{}", listener.name(), ports[listener as usize]));
         each.join(",") + end
     };
@@ -206,8 +231,8 @@ ssl.truststore.location={}
 listener.name.mtls.ssl.client.auth=required
 sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512,OAUTHBEARER
 ",
-        listeners(&format!(",CONTROLLER://127.0.0.1:{controller}")),
-        listeners(""),
+        listeners(ports, &format!(",CONTROLLER://127.0.0.1:{controller}")),
+        listeners(advertised, ""),
         folder.join("data").display(),
         security.server_store().display(),
         security.ca().display(),

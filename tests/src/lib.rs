@@ -5,6 +5,7 @@
 
 pub mod artifacts;
 pub mod avro;
+pub mod between;
 pub mod diffusion;
 pub mod health;
 pub mod kafka;
@@ -22,12 +23,18 @@ pub mod wait;
 use std::sync::LazyLock;
 
 use tokio::runtime::{Builder, Runtime};
+use tokio::task::AbortHandle;
 
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap());
 
 /// Waits for a future. Tests are plain functions: they wait for other processes.
 pub fn block_on<F: Future>(future: F) -> F::Output {
     RUNTIME.block_on(future)
+}
+
+/// Runs a future beside the test, until it is aborted.
+pub fn spawn(future: impl Future<Output: Send + 'static> + Send + 'static) -> AbortHandle {
+    RUNTIME.spawn(future).abort_handle()
 }
 
 /// The seed of a random test: `ANABRANCH_SEED`, or a new one. It is printed, so that a failure tells how to repeat it.

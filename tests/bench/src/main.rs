@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "what goes wrong here has to end it")]
 
 mod http;
+mod latency;
 mod measure;
 mod orders;
 mod parquet_alone;
@@ -73,7 +74,7 @@ fn main() {
         Some(Part::Bare(bare)) => runtime().block_on(http::bare(bare)),
         Some(Part::Alone(alone)) => parquet_alone::write(alone),
         None => {
-            let (broker, registry) = (Broker::start(), Registry::start());
+            let (broker, registry) = (Broker::start_roomy(), Registry::start());
             let measured = rows::measure(&arguments.options, &broker, &registry);
             report::write(&arguments.options.json, &measured);
             print!("{}", report::table(&measured));

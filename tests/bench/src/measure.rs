@@ -57,21 +57,39 @@ pub fn run(command: &mut Command) -> Cost {
     Cost { wall, cpu, memory_max, first_output, stdout, stderr }
 }
 
+/// What a process has cost until now; one that has ended and was not reaped has no memory any more.
+#[derive(Debug, Clone, Copy)]
+pub struct SoFar {
+    /// User and system time of all its threads.
+    pub cpu: Duration,
+    /// Largest resident set.
+    pub memory_max: Option<u64>,
+    /// Whether it has ended.
+    pub has_ended: bool,
+}
+
+/// What a process of this one has cost until now.
+pub fn so_far(id: u32) -> SoFar {
+    let folder = format!("/proc/{id}");
+    let stat = fs::read_to_string(format!("{folder}/stat")).unwrap();
+    // proc_pid_stat(5): the name in parentheses may hold spaces; behind it come state, and as 12th and 13th user and system time.
+    let fields: Vec<&str> = stat[stat.rfind(')').unwrap() + 2..].split(' ').collect();
+    let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+    let status = fs::read_to_string(format!("{folder}/status")).unwrap_or_default();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
+    let cpu = Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND);
+    SoFar { cpu, memory_max: peak.map(|peak| peak * 1024), has_ended: fields[0] == "Z" }
+}
+
 /// Waits until the process has ended; it is not reaped.
 fn watch(child: &Child) -> (Duration, u64) {
-    let folder = format!("/proc/{}", child.id());
     let mut memory_max = 0;
     loop {
-        let stat = fs::read_to_string(format!("{folder}/stat")).unwrap();
-        // proc_pid_stat(5): the name in parentheses may hold spaces; behind it come state, and as 12th and 13th user and system time.
-        let fields: Vec<&str> = stat[stat.rfind(')').unwrap() + 2..].split(' ').collect();
-        if fields[0] == "Z" {
-            let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
-            return (Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND), memory_max);
+        let cost = so_far(child.id());
+        memory_max = cost.memory_max.unwrap_or(memory_max);
+        if cost.has_ended {
+            return (cost.cpu, memory_max);
         }
-        let status = fs::read_to_string(format!("{folder}/status")).unwrap_or_default();
-        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
-        memory_max = peak.map_or(memory_max, |peak| peak * 1024);
         std::thread::sleep(LOOK_EVERY);
     }
 }

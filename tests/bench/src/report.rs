@@ -47,41 +47,48 @@ pub struct Row {
     pub rate_ratio: Option<Spread>,
     /// From the start of the process to its first record, milliseconds.
     pub first: Option<Spread>,
+    /// Milliseconds that 50, 99 and 99.9 of 100 records were late at most.
+    pub late: Option<[Spread; 3]>,
 }
 
 /// The table for people.
 pub fn table(rows: &[Row]) -> String {
     let mut text = String::new();
     let mut group = "";
+    let heads = ["records/s", "MB/s", "ns CPU/record", "low-high", "peak MB", "x CPU", "x rate", "first ms", "p50/p99/p99.9 ms"];
     for row in rows {
         if row.group != group {
             group = &row.group;
-            let heads = ["records/s", "MB/s", "ns CPU/record", "low-high", "peak MB", "x CPU", "x rate", "first ms"];
-            let [rate, megabytes, cpu, spread, memory, cpu_ratio, rate_ratio, first] = heads;
-            writeln!(
-                text,
-                "\n{group:<44} {rate:>11} {megabytes:>7} {cpu:>14} {spread:>13} {memory:>8} {cpu_ratio:>7} {rate_ratio:>7} {first:>9}"
-            )
-            .expect("writing into a String");
+            line(&mut text, &format!("\n{group}"), 45, heads.map(str::to_owned));
         }
-        let ratio = |ratio: Option<Spread>| ratio.map_or_else(String::new, |ratio| format!("{:.2}", ratio.median));
-        let first = row.first.map_or_else(String::new, |first| format!("{:.0}", first.median));
-        writeln!(
-            text,
-            "  {:<42} {:>11.0} {:>7.0} {:>14.0} {:>13} {:>8.0} {:>7} {:>7} {first:>9}",
-            row.name,
-            row.rate.median,
-            row.megabytes,
-            row.cpu.median,
-            format!("{:.0}-{:.0}", row.cpu.low, row.cpu.high),
-            row.memory.median,
-            ratio(row.cpu_ratio),
-            ratio(row.rate_ratio),
-        )
-        .expect("writing into a String");
+        // A figure that was not measured is 0, and no figure.
+        let some = |figure: f64| if figure > 0.0 { format!("{figure:.0}") } else { String::new() };
+        let ratio = |ratio: Option<Spread>| ratio.filter(|ratio| ratio.median.is_normal()).map(|ratio| format!("{:.2}", ratio.median));
+        let late = row.late.map(|late| late.map(|late| format!("{:.1}", late.median)).join("/"));
+        let figures = [
+            some(row.rate.median),
+            some(row.megabytes),
+            some(row.cpu.median),
+            if row.cpu.high > 0.0 { format!("{:.0}-{:.0}", row.cpu.low, row.cpu.high) } else { String::new() },
+            some(row.memory.median),
+            ratio(row.cpu_ratio).unwrap_or_default(),
+            ratio(row.rate_ratio).unwrap_or_default(),
+            row.first.map(|first| format!("{:.0}", first.median)).unwrap_or_default(),
+            late.unwrap_or_default(),
+        ];
+        line(&mut text, &format!("  {}", row.name), 44, figures);
     }
-    text.push_str("\nx CPU, x rate: beside the first row of the group, or the one named in the JSON, run by run; medians\n");
+    text.push_str("\nx CPU, x rate: beside the first row of the group, run by run; medians\n");
     text
+}
+
+fn line(text: &mut String, name: &str, width: usize, figures: [String; 9]) {
+    let widths = [11, 7, 14, 13, 8, 7, 7, 9, 18];
+    write!(text, "{name:<width$}").expect("writing into a String");
+    for (figure, width) in figures.iter().zip(widths) {
+        write!(text, " {figure:>width$}").expect("writing into a String");
+    }
+    text.push('\n');
 }
 
 /// One JSON object a line.
@@ -92,7 +99,7 @@ pub fn write(path: &Path, rows: &[Row]) {
         let line = serde_json::json!({
             "group": row.group, "name": row.name, "records_per_second": spread(row.rate), "megabytes_per_second": row.megabytes,
             "cpu_ns_per_record": spread(row.cpu), "peak_memory_mb": spread(row.memory), "beside": row.beside,
-            "cpu_ratio": row.cpu_ratio.map(spread), "rate_ratio": row.rate_ratio.map(spread), "first_record_ms": row.first.map(spread),
+            "cpu_ratio": row.cpu_ratio.map(spread), "rate_ratio": row.rate_ratio.map(spread), "first_record_ms": row.first.map(spread), "late_ms_p50_p99_p999": row.late.map(|late| late.map(spread)),
         });
         writeln!(file, "{line}").unwrap();
     }

@@ -12,6 +12,7 @@ use anabranch_tests::registry::Registry;
 use serde_json::Value as Json;
 
 use crate::Options;
+use crate::latency::{self, Late, Load, Rig};
 use crate::measure::{self, Cost};
 use crate::orders::Form;
 use crate::raw::Work;
@@ -30,6 +31,12 @@ enum Job<'a> {
     Parquet,
     /// A bare member of a consumer group, until its first record.
     FirstRecord,
+    /// A bare consumer: how late it has each record.
+    BareLatency(Load),
+    /// The router and a Diffusion server: how late a subscriber has each record, with these settings of the sink.
+    Latency(Load, &'a str),
+    /// The same with its connections cut.
+    Reconnect(Load),
 }
 
 /// A run of the router.
@@ -62,6 +69,14 @@ struct Figures {
     cpu_ns: f64,
     memory_mb: f64,
     first_ms: Option<f64>,
+    late_ms: Option<[f64; 3]>,
+}
+
+impl From<Late> for Figures {
+    fn from(late: Late) -> Self {
+        let memory_mb = late.memory_max as f64 / 1e6;
+        Figures { rate: late.rate, cpu_ns: late.cpu_ns, memory_mb, first_ms: None, late_ms: Some(late.ms) }
+    }
 }
 
 struct Bench<'a> {
@@ -85,6 +100,7 @@ pub fn measure(options: &Options, broker: &Broker, registry: &Registry) -> Vec<R
     bench.plugins();
     bench.tables();
     bench.http();
+    bench.diffusion();
     bench.start();
     bench.scale();
     bench.rows
@@ -166,6 +182,27 @@ impl Bench<'_> {
         receiver.process.wait().unwrap();
     }
 
+    fn diffusion(&mut self) {
+        let small = |broker: &Broker| Filled { topic: broker.topic("none", 1), form: Form::JsonSmall, records: 1, bytes: latency::BYTES };
+        for rate in [10_000, 50_000, 100_000] {
+            let group = format!("Diffusion, append to subscriber: {rate} updates/s");
+            if self.wants(&group) {
+                let load = |paths| Load { rate, paths };
+                let mut jobs = vec![
+                    ("bare consumer of Kafka", Job::BareLatency(load(1_000))),
+                    ("router, 1 path, path_in_flight_max 64", Job::Latency(load(1), "path_in_flight_max = 64")),
+                    ("router, 1,000 paths", Job::Latency(load(1_000), "")),
+                    ("router, 100,000 paths", Job::Latency(load(100_000), "")),
+                ];
+                if rate == 10_000 {
+                    jobs.insert(1, ("router, 1 path", Job::Latency(load(1), "")));
+                    jobs.push(("router, 1,000 paths, connections cut", Job::Reconnect(load(1_000))));
+                }
+                self.group(&group, &small(self.broker), &jobs);
+            }
+        }
+    }
+
     fn start(&mut self) {
         let group = "start to first record: avro.s";
         if self.wants(group) {
@@ -217,6 +254,7 @@ impl Bench<'_> {
                 (index > 0).then(|| Spread::of(ratios))
             };
             let rate = spread(own, |run| run.rate);
+            let lates: Option<Vec<[f64; 3]>> = own.iter().map(|run| run.late_ms).collect();
             let firsts: Option<Vec<f64>> = own.iter().map(|run| run.first_ms).collect();
             self.rows.push(Row {
                 group: group.to_owned(),
@@ -229,6 +267,7 @@ impl Bench<'_> {
                 cpu_ratio: ratio(|run| run.cpu_ns),
                 rate_ratio: ratio(|run| run.rate),
                 first: firsts.map(Spread::of),
+                late: lates.map(|lates| [0, 1, 2].map(|index| Spread::of(lates.iter().map(|late| late[index]).collect()))),
             });
         }
     }
@@ -239,6 +278,12 @@ impl Bench<'_> {
         let folder = tempfile::tempdir().unwrap();
         let mut own = Command::new(std::env::current_exe().unwrap());
         let (cost, records) = match job {
+            Job::BareLatency(load) => return latency::bare(self.broker, *load).into(),
+            Job::Latency(load, more) => return Rig::start(self.broker, &self.options.router, more).latency(self.broker, *load).into(),
+            Job::Reconnect(load) => {
+                let took = Rig::start(self.broker, &self.options.router, "").reconnect(self.broker, *load);
+                return Figures { rate: 0.0, cpu_ns: 0.0, memory_mb: 0.0, first_ms: Some(took.as_secs_f64() * 1e3), late_ms: None };
+            }
             Job::Raw(work) => {
                 let work = clap::ValueEnum::to_possible_value(work).unwrap().get_name().to_owned();
                 let records = filled.records.to_string();
@@ -277,6 +322,7 @@ impl Bench<'_> {
             cpu_ns: cost.cpu.as_nanos() as f64 / records as f64,
             memory_mb: cost.memory_max as f64 / 1e6,
             first_ms: cost.first_output.filter(|_| job.prints_records()).map(|first| first.as_secs_f64() * 1e3),
+            late_ms: None,
         }
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
+use anabranch_tests::between::{Between, Kind};
 use anabranch_tests::kafka::Broker;
 use anabranch_tests::receiver::{Answer, Receiver};
 use anabranch_tests::router::{Place, Router};
@@ -23,6 +24,7 @@ const BAD_EVERY: i64 = 100;
 const READS: &str = "through = [{ plugin = \"filter\", config = { where = \"nothing == null\" } }]";
 const SESSION: Duration = Duration::from_secs(4);
 const ROUNDS_MAX: usize = 30;
+const LOST: u64 = 4;
 const FLOWS_MAX: Duration = Duration::from_secs(60);
 
 /// Records come without end into one topic, and through however many routers into another.
@@ -311,6 +313,24 @@ fn away(broker: &mut Broker, member: &str) {
         copying.flows(&mut router);
         vec![router]
     });
+}
+
+#[test]
+fn a_commit_whose_answer_is_lost_is_asked_for_again_and_copies_nothing_twice() {
+    let between = Between::start();
+    let broker = Broker::start_behind(&between);
+    let copying = Copying::at(&broker, "once-lost-answer");
+    copying.run(|copying| {
+        let mut router = copying.place("").run();
+        for lost in 1..=LOST {
+            copying.flows(&mut router);
+            between.lose(Kind::EndTransaction);
+            router.until("a lost answer", FLOWS_MAX, || (between.lost() == lost).then_some(()));
+        }
+        copying.flows(&mut router);
+        vec![router]
+    });
+    assert_eq!(copying.aborted(), 0, "what is committed is not made again");
 }
 
 #[test]
