@@ -332,7 +332,7 @@ pub(super) struct RouteWritten {
 
 impl RouteWritten {
     const fn in_flight_max() -> ByteSize {
-        ByteSize::mib(64)
+        ByteSize::mib(16)
     }
 
     const fn revoke_deadline() -> DurationText {

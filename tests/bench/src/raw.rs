@@ -55,6 +55,7 @@ pub fn read(arguments: &Raw) {
     client.set("bootstrap.servers", &arguments.brokers).set("group.id", arguments.group.as_deref().unwrap_or("bench-raw"));
     client.set("enable.auto.commit", "false").set("auto.offset.reset", "earliest").set("fetch.queue.backoff.ms", "2");
     client.set("fetch.message.max.bytes", (256 << 10).to_string()).set("queued.max.messages.kbytes", (16 << 10).to_string());
+    client.set("queued.min.messages", "20000");
     client.set("heartbeat.interval.ms", "500").set("partition.assignment.strategy", "cooperative-sticky");
     let consumer: Arc<BaseConsumer> = Arc::new(client.create().expect("the settings are good"));
     if arguments.group.is_some() {

@@ -116,7 +116,7 @@ pub struct Batch {
 
 impl Default for Batch {
     fn default() -> Self {
-        Batch { rows_max: 1_000_000, bytes_max: ByteSize::mib(128), age_max: DurationText::s(10) }
+        Batch { rows_max: 1_000_000, bytes_max: ByteSize::mib(32), age_max: DurationText::s(10) }
     }
 }
 

@@ -60,6 +60,8 @@ pub fn consumer_config(source: &KafkaSource, route: &str, group: &str) -> Client
         // Small fetches keep memory small and caches warm; a larger record still comes.
         ("fetch.message.max.bytes", (256 << 10).to_string()),
         ("queued.max.messages.kbytes", (16 << 10).to_string()),
+        // A small record takes several times its bytes there, which that bound does not count.
+        ("queued.min.messages", "20000".to_owned()),
         ("allow.auto.create.topics", "false".to_owned()),
         // The default of five minutes is how long records of a partition that is added would wait.
         ("topic.metadata.refresh.interval.ms", "30000".to_owned()),
