@@ -12,7 +12,7 @@ use chrono::{DateTime, NaiveDate, NaiveDateTime, NaiveTime, Timelike};
 use num_bigint::BigInt;
 use serde_json::Value as Json;
 
-use super::json::{BytesAs, DecimalAs, JsonOptions};
+use super::json::{BytesAs, DecimalAs, JsonOptions, TimeAs};
 use super::schema::{Field, Logical, NodeId, Schema, SchemaError, Shape, Unit, look_through};
 use super::text;
 use super::walk::{Events, Scalar};
@@ -103,7 +103,7 @@ impl Encoder {
             for (index, field) in fields.iter().enumerate() {
                 let Some(default) = definition["fields"][index].get("default") else { continue };
                 let mut bytes = Vec::new();
-                let written = encoder.put(field.node, &Given::Default(&of_json(default)), 0, &mut bytes);
+                let written = encoder.put(field.node, Given { item: &of_json(default), is_default: true, is_exact: false }, 0, &mut bytes);
                 written.map_err(|misfit| SchemaError::new(format!("the default of field {:?}: {misfit}", field.name)))?;
                 encoder.defaults.insert((id as NodeId, index), bytes);
             }
@@ -130,7 +130,7 @@ impl Encoder {
             }
         };
         let length = out.len();
-        let written = self.put(0, &Given::Value(&item), 0, out);
+        let written = self.put(0, Given { item: &item, is_default: false, is_exact: false }, 0, out);
         if written.is_err() {
             out.truncate(length);
         }
@@ -147,12 +147,12 @@ impl Encoder {
         }
     }
 
-    fn put(&self, id: NodeId, given: &Given<'_>, depth: usize, out: &mut Vec<u8>) -> Result<(), Misfit> {
+    fn put(&self, id: NodeId, given: Given<'_>, depth: usize, out: &mut Vec<u8>) -> Result<(), Misfit> {
         if depth > DEPTH_MAX {
             return Err(Misfit::new(format!("it nests deeper than {DEPTH_MAX}")));
         }
         let node = &self.schema.nodes()[id as usize];
-        let item = given.item();
+        let item = given.item;
         let unfit = || Misfit::new(format!("{} is no {}", item.kind(), node.definition));
         match (&node.shape, node.logical, item) {
             (Shape::Union(branches), ..) => self.union(branches, given, depth, out)?,
@@ -162,7 +162,7 @@ impl Encoder {
                     long(items.len() as i64, out);
                 }
                 for (index, item) in items.iter().enumerate() {
-                    self.put(*inner, &given.of(item), depth + 1, out).map_err(|misfit| misfit.within(&index.to_string()))?;
+                    self.put(*inner, Given { item, ..given }, depth + 1, out).map_err(|misfit| misfit.within(&index.to_string()))?;
                 }
                 out.push(0);
             }
@@ -172,7 +172,7 @@ impl Encoder {
                 }
                 for (name, item) in entries {
                     bytes(name.as_bytes(), out);
-                    self.put(*inner, &given.of(item), depth + 1, out).map_err(|misfit| misfit.within(name))?;
+                    self.put(*inner, Given { item, ..given }, depth + 1, out).map_err(|misfit| misfit.within(name))?;
                 }
                 out.push(0);
             }
@@ -181,16 +181,21 @@ impl Encoder {
             (shape @ (Shape::Bytes | Shape::Fixed(_)), Logical::Decimal { precision, scale }, _) => {
                 let unscaled = self.decimal(given, precision, scale)?;
                 match shape {
-                    Shape::Fixed(size) => fixed(&unscaled, *size, out)?,
+                    Shape::Fixed(size) => {
+                        given.comes_back(|| self.options.decimal != DecimalAs::Base64 || unscaled.len() == *size)?;
+                        fixed(&unscaled, *size, out)?;
+                    }
                     _ => bytes(&unscaled, out),
                 }
             }
             (Shape::Fixed(16), Logical::Uuid, Item::Text(text)) => {
                 let uuid = uuid::Uuid::parse_str(text).map_err(|_| Misfit::new(format!("{text:?} is no UUID")))?;
+                given.comes_back(|| uuid.to_string() == *text)?;
                 out.extend_from_slice(uuid.as_bytes());
             }
             (Shape::String, Logical::Uuid, Item::Text(text)) => {
-                uuid::Uuid::parse_str(text).map_err(|_| Misfit::new(format!("{text:?} is no UUID")))?;
+                let uuid = uuid::Uuid::parse_str(text).map_err(|_| Misfit::new(format!("{text:?} is no UUID")))?;
+                given.comes_back(|| uuid.to_string() == *text)?;
                 bytes(text.as_bytes(), out);
             }
             (Shape::String, _, Item::Text(text)) => bytes(text.as_bytes(), out),
@@ -207,54 +212,51 @@ impl Encoder {
                 long(symbol.ok_or_else(|| Misfit::new(format!("{text:?} is no {}", node.definition)))? as i64, out);
             }
             (Shape::Int, logical, _) => {
-                let value = integer(item, logical).ok_or_else(unfit)?;
+                let value = self.integer(given, logical).ok_or_else(unfit)?;
                 long(i32::try_from(value).map_err(|_| Misfit::new(format!("{value} is no {}", node.definition)))?.into(), out);
             }
-            (Shape::Long, logical, _) => long(integer(item, logical).ok_or_else(unfit)?, out),
+            (Shape::Long, logical, _) => long(self.integer(given, logical).ok_or_else(unfit)?, out),
             (Shape::Float, ..) => {
-                let value = double(item).ok_or_else(unfit)?;
+                let value = given.double().ok_or_else(unfit)?;
                 // The nearest: JSON has no other way to say which float it means.
                 #[allow(clippy::cast_possible_truncation, reason = "see above")]
                 let float = value as f32;
                 if float.is_infinite() && value.is_finite() {
                     return Err(unfit());
                 }
+                given.comes_back(|| text::double(value) == text::scalar(Scalar::Float(float)).unwrap_or_default())?;
                 out.extend_from_slice(&float.to_le_bytes());
             }
-            (Shape::Double, ..) => out.extend_from_slice(&double(item).ok_or_else(unfit)?.to_le_bytes()),
+            (Shape::Double, ..) => out.extend_from_slice(&given.double().ok_or_else(unfit)?.to_le_bytes()),
             _ => return Err(unfit()),
         }
         Ok(())
     }
 
-    /// The first branch that fits: plain texts and integers before types that only can be written so.
-    fn union(&self, branches: &[NodeId], given: &Given<'_>, depth: usize, out: &mut Vec<u8>) -> Result<(), Misfit> {
+    /// The first branch that brings back the value as it is written, plain texts before all others; else the first that holds it.
+    fn union(&self, branches: &[NodeId], given: Given<'_>, depth: usize, out: &mut Vec<u8>) -> Result<(), Misfit> {
         let nodes = self.schema.nodes();
-        let is_plain = |id: NodeId| {
-            let node = &nodes[id as usize];
-            node.logical == Logical::None
-                && match given.item() {
-                    Item::Text(_) => matches!(node.shape, Shape::String),
-                    Item::Int(_) => matches!(node.shape, Shape::Int | Shape::Long),
-                    _ => false,
-                }
-        };
-        let plain = branches.iter().enumerate().filter(|(_, id)| is_plain(**id));
-        let others = branches.iter().enumerate().filter(|(_, id)| !is_plain(**id));
+        let is_text = |id: NodeId| matches!(nodes[id as usize].shape, Shape::String) && nodes[id as usize].logical == Logical::None;
+        let is_first = |id: NodeId| matches!(given.item, Item::Text(_)) && is_text(id);
+        let first = branches.iter().enumerate().filter(|(_, id)| is_first(**id));
+        let others = branches.iter().enumerate().filter(|(_, id)| !is_first(**id));
         let length = out.len();
         let mut misfits = Vec::new();
-        for (index, id) in plain.chain(others) {
-            long(index as i64, out);
-            match self.put(*id, given, depth + 1, out) {
-                Ok(()) => return Ok(()),
-                Err(_) if matches!(nodes[*id as usize].shape, Shape::Null) => {}
-                Err(misfit) => misfits.push(misfit),
+        for is_exact in if given.is_exact { &[true][..] } else { &[true, false] } {
+            misfits.clear();
+            for (index, id) in first.clone().chain(others.clone()) {
+                long(index as i64, out);
+                match self.put(*id, Given { is_exact: *is_exact, ..given }, depth + 1, out) {
+                    Ok(()) => return Ok(()),
+                    Err(_) if matches!(nodes[*id as usize].shape, Shape::Null) => {}
+                    Err(misfit) => misfits.push(misfit),
+                }
+                out.truncate(length);
             }
-            out.truncate(length);
         }
         // Of several, the one that came furthest says most.
         let furthest = misfits.into_iter().max_by_key(|misfit| misfit.field.len());
-        Err(furthest.unwrap_or_else(|| Misfit::new(format!("{} fits no branch of the union", given.item().kind()))))
+        Err(furthest.unwrap_or_else(|| Misfit::new(format!("{} fits no branch of the union", given.item.kind()))))
     }
 
     fn record(
@@ -262,7 +264,7 @@ impl Encoder {
         id: NodeId,
         fields: &[Field],
         entries: &[(String, Item)],
-        given: &Given<'_>,
+        given: Given<'_>,
         depth: usize,
         out: &mut Vec<u8>,
     ) -> Result<(), Misfit> {
@@ -275,9 +277,10 @@ impl Encoder {
             match at {
                 Some(at) => {
                     (used, next) = (used + 1, at + 1);
-                    let item = given.of(&entries[at].1);
-                    self.put(field.node, &item, depth + 1, out).map_err(|misfit| misfit.within(&field.name))?;
+                    let item = &entries[at].1;
+                    self.put(field.node, Given { item, ..given }, depth + 1, out).map_err(|misfit| misfit.within(&field.name))?;
                 }
+                None if given.is_exact => return Err(Misfit::new("it is missing").within(&field.name)),
                 None => self.missing(id, index, field, depth, out)?,
             }
         }
@@ -297,86 +300,126 @@ impl Encoder {
             out.extend_from_slice(default);
             return Ok(());
         }
-        let null = self.put(field.node, &Given::Value(&Item::Null), depth + 1, out);
+        let null = self.put(field.node, Given { item: &Item::Null, is_default: false, is_exact: false }, depth + 1, out);
         null.map_err(|_| Misfit::new("it is missing, and the schema has no default for it").within(&field.name))
     }
 
-    fn binary(&self, given: &Given<'_>) -> Result<Vec<u8>, Misfit> {
-        let text = match given.item() {
+    fn binary(&self, given: Given<'_>) -> Result<Vec<u8>, Misfit> {
+        let text = match given.item {
             Item::Bytes(bytes) => return Ok(bytes.clone()),
             Item::Text(text) => text,
             other => return Err(Misfit::new(format!("{} is no bytes", other.kind()))),
         };
-        let (read, form) = match (given, self.options.bytes) {
-            // A default says each byte as a character (Avro 1.12, "default").
-            (Given::Default(_), _) => (text.chars().map(|c| u8::try_from(c).ok()).collect(), "bytes"),
-            (_, BytesAs::Base64) => (STANDARD.decode(text).ok(), "base64"),
-            (_, BytesAs::Hex) => (unhex(text), "hexadecimal"),
+        let (read, form) = match self.options.bytes {
+            _ if given.is_default => (latin(text), "bytes"),
+            BytesAs::Base64 => (STANDARD.decode(text).ok(), "base64"),
+            BytesAs::Hex => (unhex(text), "lower-case hexadecimal"),
         };
         read.ok_or_else(|| Misfit::new(format!("{text:?} is not {form}")))
     }
 
     /// The unscaled value of a decimal, two's complement, big endian.
-    fn decimal(&self, given: &Given<'_>, precision: usize, scale: i64) -> Result<Vec<u8>, Misfit> {
-        let text = match given.item() {
-            Item::Int(value) => value.to_string(),
-            Item::Double(value) if value.is_finite() => value.to_string(),
-            Item::Text(_) if self.options.decimal == DecimalAs::Base64 || matches!(given, Given::Default(_)) => return self.binary(given),
-            Item::BigInt(text) | Item::Decimal(text) | Item::Text(text) => text.clone(),
+    fn decimal(&self, given: Given<'_>, precision: usize, scale: i64) -> Result<Vec<u8>, Misfit> {
+        let (text, is_number) = match given.item {
+            Item::Int(value) => (value.to_string(), true),
+            Item::Double(value) if value.is_finite() => (value.to_string(), true),
+            Item::BigInt(text) => (text.clone(), true),
+            Item::Decimal(text) => (text.clone(), false),
+            Item::Text(text) if given.is_default || self.options.decimal == DecimalAs::Base64 => {
+                let read = if given.is_default { latin(text) } else { STANDARD.decode(text).ok() };
+                return read.ok_or_else(|| Misfit::new(format!("{text:?} is not base64")));
+            }
+            Item::Text(text) => (text.clone(), false),
             other => return Err(Misfit::new(format!("{} is no decimal", other.kind()))),
         };
         let unscaled = unscaled(&text, scale).filter(|unscaled| digits(unscaled) <= precision);
-        unscaled
-            .map(|unscaled| unscaled.to_signed_bytes_be())
-            .ok_or_else(|| Misfit::new(format!("{text} is no decimal({precision},{scale})")))
-    }
-}
-
-/// What is to be written.
-enum Given<'i> {
-    Value(&'i Item),
-    /// A field's default in its schema, where bytes are written otherwise.
-    Default(&'i Item),
-}
-
-impl<'i> Given<'i> {
-    fn item(&self) -> &'i Item {
-        match self {
-            Given::Value(item) | Given::Default(item) => item,
-        }
+        let unscaled = unscaled.ok_or_else(|| Misfit::new(format!("{text} is no decimal({precision},{scale})")))?.to_signed_bytes_be();
+        given.comes_back(|| is_number == (self.options.decimal == DecimalAs::Number) && text::decimal(&unscaled, scale) == text)?;
+        Ok(unscaled)
     }
 
-    /// A part of it.
-    fn of(&self, item: &'i Item) -> Given<'i> {
-        match self {
-            Given::Value(_) => Given::Value(item),
-            Given::Default(_) => Given::Default(item),
+    /// An integer, or what a logical type says by one.
+    fn integer(&self, given: Given<'_>, logical: Logical) -> Option<i64> {
+        let is_plain = logical == Logical::None || self.options.time == TimeAs::Number;
+        match given.item {
+            Item::Int(value) => (is_plain || !given.is_exact).then_some(*value),
+            Item::Double(value) if logical == Logical::None && !given.is_exact => whole(*value),
+            Item::Text(text) => moment(text, logical)
+                .filter(|(value, written)| {
+                    // What no calendar has is written as its number; any other text of a number is none.
+                    text == written || !given.is_exact && text.parse() != Ok(*value)
+                })
+                .map(|(value, _)| value),
+            _ => None,
         }
     }
 }
 
-/// An integer, or what a logical type says by one.
-fn integer(item: &Item, logical: Logical) -> Option<i64> {
-    match (item, logical) {
-        (Item::Int(value), _) => Some(*value),
-        (Item::Double(value), Logical::None) => whole(*value),
-        // What no calendar has is written as its number.
-        (Item::Text(text), Logical::Date | Logical::Time(_) | Logical::Timestamp(..)) if text.parse::<i64>().is_ok() => text.parse().ok(),
-        (Item::Text(text), Logical::Date) => {
-            let date = NaiveDate::parse_from_str(text, "%Y-%m-%d").ok()?;
-            Some((date - NaiveDate::from_ymd_opt(1970, 1, 1)?).num_days())
+/// What is to be written, and how.
+#[derive(Clone, Copy)]
+struct Given<'i> {
+    item: &'i Item,
+    /// It is a field's default in its schema, where each byte is written as a character (Avro 1.12).
+    is_default: bool,
+    /// Only a type fits that brings it back as it is written.
+    is_exact: bool,
+}
+
+impl Given<'_> {
+    /// # Errors
+    /// Where it has to come back as it is written, and would not.
+    fn comes_back(self, comes_back: impl FnOnce() -> bool) -> Result<(), Misfit> {
+        if !self.is_exact || comes_back() { Ok(()) } else { Err(Misfit::new("it would come back as something else")) }
+    }
+
+    fn double(self) -> Option<f64> {
+        match self.item {
+            Item::Double(value) => Some(*value),
+            Item::Int(value) if !self.is_exact => {
+                #[allow(clippy::cast_precision_loss, reason = "it is looked whether there was one")]
+                let float = *value as f64;
+                (whole(float) == Some(*value)).then_some(float)
+            }
+            // As floats without a number are written in JSON.
+            Item::Text(text) if matches!(text.as_str(), "NaN" | "Infinity" | "-Infinity") => text.parse().ok(),
+            _ => None,
         }
-        (Item::Text(text), Logical::Time(unit)) => {
-            let time = NaiveTime::parse_from_str(text, "%H:%M:%S%.f").ok()?;
-            in_units(time.num_seconds_from_midnight().into(), time.nanosecond(), unit)
+    }
+}
+
+const LOCAL: &str = "%Y-%m-%dT%H:%M:%S%.f";
+
+/// A date, a time or an instant as the number of its type, and how that is written.
+fn moment(text: &str, logical: Logical) -> Option<(i64, String)> {
+    let number = || text.parse::<i64>().ok();
+    match logical {
+        Logical::Date => {
+            let date = || Some((NaiveDate::parse_from_str(text, "%Y-%m-%d").ok()? - NaiveDate::from_ymd_opt(1970, 1, 1)?).num_days());
+            let value = number().or_else(date)?;
+            Some((value, text::date(value)))
         }
-        (Item::Text(text), Logical::Timestamp(unit, true)) => {
-            let at = DateTime::parse_from_rfc3339(text).ok()?;
-            in_units(at.timestamp(), at.timestamp_subsec_nanos(), unit)
+        Logical::Time(unit) => {
+            let time = || {
+                // The end of a day is a time too, though not for the calendar.
+                let (days, rest) = text.strip_prefix("24:00:00").map_or((0, text.to_owned()), |rest| (1, format!("00:00:00{rest}")));
+                let time = NaiveTime::parse_from_str(&rest, "%H:%M:%S%.f").ok()?;
+                in_units(days * 86_400 + i64::from(time.num_seconds_from_midnight()), time.nanosecond(), unit)
+            };
+            let value = number().or_else(time)?;
+            Some((value, text::time(value, unit)))
         }
-        (Item::Text(text), Logical::Timestamp(unit, false)) => {
-            let at = NaiveDateTime::parse_from_str(text, "%Y-%m-%dT%H:%M:%S%.f").ok()?.and_utc();
-            in_units(at.timestamp(), at.timestamp_subsec_nanos(), unit)
+        Logical::Timestamp(unit, utc) => {
+            let instant = || {
+                // Years beyond four digits are no RFC 3339, but are written.
+                let at = match (text.strip_suffix('Z'), utc) {
+                    (Some(plain), true) => NaiveDateTime::parse_from_str(plain, LOCAL).ok()?.and_utc(),
+                    (None, true) => DateTime::parse_from_rfc3339(text).ok()?.to_utc(),
+                    (_, false) => NaiveDateTime::parse_from_str(text, LOCAL).ok()?.and_utc(),
+                };
+                in_units(at.timestamp(), at.timestamp_subsec_nanos(), unit)
+            };
+            let value = number().or_else(instant)?;
+            Some((value, text::timestamp(value, unit, utc)))
         }
         _ => None,
     }
@@ -393,21 +436,9 @@ fn whole(value: f64) -> Option<i64> {
 fn in_units(seconds: i64, nanos: u32, unit: Unit) -> Option<i64> {
     let nanos_each = 1_000_000_000 / unit.per_second();
     let fraction = i64::from(nanos);
-    (fraction % nanos_each == 0).then(|| seconds.checked_mul(unit.per_second())?.checked_add(fraction / nanos_each)).flatten()
-}
-
-fn double(item: &Item) -> Option<f64> {
-    match item {
-        Item::Double(value) => Some(*value),
-        Item::Int(value) => {
-            #[allow(clippy::cast_precision_loss, reason = "it is looked whether there was one")]
-            let float = *value as f64;
-            (whole(float) == Some(*value)).then_some(float)
-        }
-        // As floats without a number are written in JSON.
-        Item::Text(text) if matches!(text.as_str(), "NaN" | "Infinity" | "-Infinity") => text.parse().ok(),
-        _ => None,
-    }
+    // The first second that 64 bits of nanoseconds can say begins before them.
+    let whole = i128::from(seconds) * i128::from(unit.per_second());
+    (fraction % nanos_each == 0).then(|| i64::try_from(whole + i128::from(fraction / nanos_each)).ok()).flatten()
 }
 
 /// The integer that a decimal is at a scale; `None`: digits would be lost, or it is none.
@@ -449,9 +480,13 @@ fn fixed(unscaled: &[u8], size: usize, out: &mut Vec<u8>) -> Result<(), Misfit> 
     Ok(())
 }
 
+fn latin(text: &str) -> Option<Vec<u8>> {
+    text.chars().map(|c| u8::try_from(c).ok()).collect()
+}
+
 fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digits: Option<Vec<u8>> = text.chars().map(|c| c.to_digit(16).map(|digit| digit as u8)).collect();
-    let digits = digits.filter(|digits| digits.len().is_multiple_of(2))?;
+    let digit = |c: char| c.to_digit(16).filter(|_| !c.is_ascii_uppercase()).map(|digit| digit as u8);
+    let digits = text.chars().map(digit).collect::<Option<Vec<u8>>>().filter(|digits| digits.len().is_multiple_of(2))?;
     Some(digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect())
 }
 

@@ -3,6 +3,7 @@
 mod apache;
 mod avro;
 mod cbor;
+mod encode;
 mod found;
 mod json;
 mod rows;
