@@ -245,10 +245,13 @@ impl Encoder {
         for is_exact in if given.is_exact { &[true][..] } else { &[true, false] } {
             misfits.clear();
             for (index, id) in first.clone().chain(others.clone()) {
+                // Most unions have null in front: no message is made for what is not null.
+                if matches!(nodes[*id as usize].shape, Shape::Null) && *given.item != Item::Null {
+                    continue;
+                }
                 long(index as i64, out);
                 match self.put(*id, Given { is_exact: *is_exact, ..given }, depth + 1, out) {
                     Ok(()) => return Ok(()),
-                    Err(_) if matches!(nodes[*id as usize].shape, Shape::Null) => {}
                     Err(misfit) => misfits.push(misfit),
                 }
                 out.truncate(length);
@@ -281,7 +284,7 @@ impl Encoder {
                     self.put(field.node, Given { item, ..given }, depth + 1, out).map_err(|misfit| misfit.within(&field.name))?;
                 }
                 None if given.is_exact => return Err(Misfit::new("it is missing").within(&field.name)),
-                None => self.missing(id, index, field, depth, out)?,
+                None => self.missing(id, index, field, given, depth, out)?,
             }
         }
         if used == entries.len() {
@@ -295,12 +298,20 @@ impl Encoder {
     }
 
     /// A field that the value does not have: its default, else null where that fits.
-    fn missing(&self, record: NodeId, index: usize, field: &Field, depth: usize, out: &mut Vec<u8>) -> Result<(), Misfit> {
+    fn missing(
+        &self,
+        record: NodeId,
+        index: usize,
+        field: &Field,
+        given: Given<'_>,
+        depth: usize,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Misfit> {
         if let Some(default) = self.defaults.get(&(record, index)) {
             out.extend_from_slice(default);
             return Ok(());
         }
-        let null = self.put(field.node, Given { item: &Item::Null, is_default: false, is_exact: false }, depth + 1, out);
+        let null = self.put(field.node, Given { item: &Item::Null, ..given }, depth + 1, out);
         null.map_err(|_| Misfit::new("it is missing, and the schema has no default for it").within(&field.name))
     }
 

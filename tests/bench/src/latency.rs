@@ -3,7 +3,7 @@
 //! Invariant: both times are of one clock, this process's, in which producer, server and subscriber run; the broker and the router are
 //! processes of their own. Everything shares the machine, so a figure is an upper bound of what the router adds.
 
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -17,7 +17,9 @@ use anabranch::diffusion::subscriptions::{Subscriptions, Update};
 use anabranch_tests::block_on;
 use anabranch_tests::diffusion::json;
 use anabranch_tests::kafka::Broker;
+use anabranch_tests::process::{Process, folder};
 use anabranch_tests::topic::Topic;
+use anabranch_tests::wait::until_true;
 use rdkafka::Message as _;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
@@ -51,7 +53,7 @@ pub const BYTES: u64 = 100;
 const PARTITIONS: i32 = 4;
 /// How long updates are sent and measured.
 const MEASURED: Duration = Duration::from_secs(4);
-/// How long anything may stand still before the benchmark gives up.
+/// How long anything may take before the benchmark gives up.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// The sender's clock.
 const TICK: Duration = Duration::from_millis(1);
@@ -82,18 +84,7 @@ impl Stamps {
     }
 
     fn wait(&self, count: usize) {
-        let (mut last, mut since) = (0, Instant::now());
-        loop {
-            let now = self.count.load(Ordering::Relaxed);
-            if now >= count as u64 {
-                return;
-            }
-            if now != last {
-                (last, since) = (now, Instant::now());
-            }
-            assert!(since.elapsed() < PATIENCE, "{now} of {count} updates came, and then none for {PATIENCE:?}");
-            thread::sleep(TICK);
-        }
+        until_true(&format!("{count} updates"), PATIENCE, || self.count.load(Ordering::Relaxed) >= count as u64);
     }
 
     /// Of the updates from `first` on.
@@ -194,8 +185,7 @@ fn number(value: &[u8]) -> usize {
 pub struct Rig {
     topic: Topic,
     server: Server,
-    router: Child,
-    _folder: tempfile::TempDir,
+    router: Process,
 }
 
 impl Rig {
@@ -203,8 +193,8 @@ impl Rig {
     pub fn start(broker: &Broker, router: &std::path::Path, more: &str) -> Rig {
         let topic = broker.topic("latency", PARTITIONS);
         let server = block_on(Server::start(Options { behind_max: 1 << 22, ..Options::default() })).unwrap();
-        let folder = tempfile::tempdir().unwrap();
-        let config = folder.path().join("anabranch.toml");
+        let folder = folder("latency");
+        let config = folder.join("anabranch.toml");
         let text = format!(
             "[source.main.kafka]\nbrokers = [\"{}\"]\n[sink.out.diffusion]\nurl = \"{}\"\npath = \"p/${{key}}\"\n{more}\n\
              [route.latency]\ntopics = [\"{name}\"]\ngroup = \"{name}\"\nkey = \"string\"\nvalue = \"json\"\nto = [\"out\"]\n",
@@ -214,8 +204,8 @@ impl Rig {
         );
         std::fs::write(&config, text).unwrap();
         let mut command = Command::new(router);
-        command.arg("run").arg(&config).current_dir(&folder).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        Rig { topic, server, router: command.spawn().unwrap(), _folder: folder }
+        command.arg("run").arg(&config).current_dir(&folder);
+        Rig { topic, server, router: Process::start("router", &mut command, &folder) }
     }
 
     /// How late a subscriber has the updates of a load. Once: a second subscriber would be told the values of the first load.
@@ -236,6 +226,7 @@ impl Rig {
                 let started = Instant::now();
                 while !what() {
                     assert!(started.elapsed() < PATIENCE, "nothing happens");
+                    // Finer than the time that is measured.
                     thread::sleep(Duration::from_micros(200));
                 }
             };
@@ -248,13 +239,6 @@ impl Rig {
             wait(&|| self.server.updates() > updates);
             cut.elapsed()
         })
-    }
-}
-
-impl Drop for Rig {
-    fn drop(&mut self) {
-        let _ = self.router.kill();
-        let _ = self.router.wait();
     }
 }
 

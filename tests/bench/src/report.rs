@@ -99,7 +99,8 @@ pub fn write(path: &Path, rows: &[Row]) {
         let line = serde_json::json!({
             "group": row.group, "name": row.name, "records_per_second": spread(row.rate), "megabytes_per_second": row.megabytes,
             "cpu_ns_per_record": spread(row.cpu), "peak_memory_mb": spread(row.memory), "beside": row.beside,
-            "cpu_ratio": row.cpu_ratio.map(spread), "rate_ratio": row.rate_ratio.map(spread), "first_record_ms": row.first.map(spread), "late_ms_p50_p99_p999": row.late.map(|late| late.map(spread)),
+            "cpu_ratio": row.cpu_ratio.map(spread), "rate_ratio": row.rate_ratio.map(spread), "first_record_ms": row.first.map(spread),
+            "late_ms_p50_p99_p999": row.late.map(|late| late.map(spread)),
         });
         writeln!(file, "{line}").unwrap();
     }

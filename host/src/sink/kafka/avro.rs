@@ -98,13 +98,11 @@ impl Registrar {
                 if is_asked || self.is_fresh(&topic, part, handle) {
                     continue;
                 }
-                let entry = match forms.encoder_of(view).filter(|_| handle == CONFIGURED) {
-                    Some(encoder) => Arc::new(Entry { schema: encoder.schema().clone(), id: None, subject: None }),
-                    None => match view.schema(handle).filter(|entry| entry.schema.is_avro()) {
-                        Some(entry) => entry.clone(),
-                        None => continue,
-                    },
+                let entry = match (handle, &forms.encoder) {
+                    (CONFIGURED, Some(encoder)) => Some(Arc::new(Entry { schema: encoder.schema().clone(), id: None, subject: None })),
+                    _ => view.schema(handle).filter(|entry| entry.schema.is_avro()).cloned(),
                 };
+                let Some(entry) = entry else { continue };
                 missing.push(Question { topic: topic.clone().into_owned(), part, handle, entry });
             }
         }

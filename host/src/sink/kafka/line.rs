@@ -87,7 +87,7 @@ impl Line {
         let (producer, reports, login) =
             producer::start(&sink.config, id, &surroundings.metrics).map_err(|error| refused(error.to_string()))?;
         let topics = Topics::new(&sink.config, &surroundings.metrics).map_err(|error| refused(error.to_string()))?;
-        let forms = Forms::of(&sink.config, surroundings.takes_letters).map_err(refused)?;
+        let forms = sink.forms.clone().map_err(refused)?;
         let registrar = sink.registrar().map_err(refused)?;
         Ok(Line {
             sink,

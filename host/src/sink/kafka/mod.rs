@@ -86,6 +86,8 @@ pub async fn probe(config: &Config) -> Result<(), String> {
 pub struct Kafka {
     config: Config,
     surroundings: Surroundings,
+    /// What becomes of keys and values; or why the schema's file is none.
+    forms: Result<Forms, String>,
     /// Where schemas of keys and values that become Avro are registered.
     registry: Option<Place>,
 }
@@ -103,7 +105,8 @@ struct Place {
 impl Kafka {
     /// A sink that has no connection yet, and no registry.
     pub fn new(config: &Config, surroundings: Surroundings) -> Self {
-        Kafka { config: config.clone(), surroundings, registry: None }
+        let forms = Forms::of(config, surroundings.takes_letters);
+        Kafka { config: config.clone(), surroundings, forms, registry: None }
     }
 
     /// The same with the registry that the configuration names.
@@ -122,10 +125,9 @@ impl Kafka {
     pub fn preview(&self, view: View<'_>) -> Preview {
         let mut buffers = Buffers::default();
         let own = |_: &str, _, handle| Ok(view.schema(handle).and_then(|entry| entry.id).unwrap_or_default());
-        let forms = Forms::of(&self.config, self.surroundings.takes_letters).map_err(|reason| (Class::SinkPermanent, "schema", reason));
-        let made = match &forms {
+        let made = match &self.forms {
             Ok(forms) => ready(&self.config, forms, view, &mut buffers, &own),
-            Err(unfit) => Err(unfit.clone()),
+            Err(reason) => Err((Class::SinkPermanent, "schema", reason.clone())),
         };
         match made {
             Err((class, code, message)) => Preview::GivenUp(self.surroundings.letter(view, class, code, message).1),
