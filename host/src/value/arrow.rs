@@ -7,14 +7,14 @@ use std::sync::Arc;
 
 use arrow::array::{
     Array, ArrayRef, BinaryArray, BooleanArray, Date32Array, Decimal128Array, Float32Array, Float64Array, Int32Array, Int64Array,
-    ListArray, MapArray, RecordBatch, RecordBatchOptions, StringArray, StructArray, TimestampMicrosecondArray,
+    ListArray, MapArray, NullBufferBuilder, RecordBatch, RecordBatchOptions, StringArray, StructArray, TimestampMicrosecondArray,
 };
-use arrow::buffer::{BooleanBuffer, Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
+use arrow::buffer::{BooleanBuffer, Buffer, OffsetBuffer, ScalarBuffer};
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema as ArrowSchema, TimeUnit};
 
 use super::avro::{self, Cursor};
 use super::json::{JsonOptions, Writer as JsonWriter};
-use super::schema::{Logical, Node, NodeId, Schema, Shape, look_through};
+use super::schema::{Logical, Node, NodeId, Schema, Shape, Unit, look_through};
 use super::walk::Scalar;
 use super::{DecodeError, Format, Value, text};
 
@@ -143,11 +143,27 @@ enum How {
 enum Plan {
     /// As the builder of the column's type takes the scalar.
     Scalar,
+    /// The same for what most columns are, without a look at the schema for each value. `null`: which branch of a union of two is null.
+    Direct {
+        wire: Wire,
+        null: Option<usize>,
+    },
     /// The node as JSON text.
     Json,
     Struct(Vec<Option<(usize, Plan)>>),
     List(Box<Plan>),
     Map(Box<Plan>),
+}
+
+/// What is on the wire where the column has the same.
+#[derive(Debug, Clone, Copy)]
+enum Wire {
+    Bool,
+    Int,
+    Long,
+    Double,
+    Text,
+    Timestamp(Unit),
 }
 
 impl Appender {
@@ -221,9 +237,29 @@ fn plan(nodes: &[Node], at: NodeId, column: &Field) -> Result<Plan, Unfit> {
                 (own, DataType::Utf8) => *own != DataType::Binary,
                 _ => false,
             };
-            if widens { Ok(Plan::Scalar) } else { misfit() }
+            if widens { Ok(direct(nodes, at, wanted).unwrap_or(Plan::Scalar)) } else { misfit() }
         }
     }
+}
+
+/// The plan of a node whose values are written as the column has them; `None`: they are not.
+fn direct(nodes: &[Node], at: NodeId, column: &DataType) -> Option<Plan> {
+    let null = match &nodes[at as usize].shape {
+        Shape::Union(branches) if branches.len() != 2 => return None,
+        Shape::Union(branches) => Some(branches.iter().position(|branch| matches!(nodes[*branch as usize].shape, Shape::Null))?),
+        _ => None,
+    };
+    let node = &nodes[look_through(nodes, at).0 as usize];
+    let wire = match (&node.shape, node.logical, column) {
+        (Shape::Boolean, _, DataType::Boolean) => Wire::Bool,
+        (Shape::Int, Logical::None, DataType::Int32) => Wire::Int,
+        (Shape::Long, Logical::None, DataType::Int64) => Wire::Long,
+        (Shape::Double, _, DataType::Float64) => Wire::Double,
+        (Shape::String, Logical::None, DataType::Utf8) => Wire::Text,
+        (Shape::Long, Logical::Timestamp(unit, true), DataType::Timestamp(TimeUnit::Microsecond, _)) => Wire::Timestamp(unit),
+        _ => return None,
+    };
+    Some(Plan::Direct { wire, null })
 }
 
 /// Rows that are being built, for one list of columns.
@@ -337,13 +373,8 @@ impl Rows {
 
     /// Columns that the value did not fill are null.
     fn end_row(&mut self) -> Result<(), Unfit> {
-        for (builder, field) in self.builders.iter_mut().zip(&self.fields) {
-            if builder.len() == self.rows {
-                builder.push_null();
-            }
-            if !field.is_nullable() && builder.ends_with_null() {
-                return Err(unfit(field.name(), "it is null in the record, and the table does not allow null"));
-            }
+        for (builder, field) in self.builders.iter_mut().zip(&self.fields).filter(|(builder, _)| builder.len() == self.rows) {
+            builder.null().map_err(|error| error.within(field.name()))?;
         }
         Ok(())
     }
@@ -353,31 +384,24 @@ impl Rows {
     /// # Errors
     /// Where Arrow refuses what was built, which a test of each type rules out.
     pub fn finish(&mut self) -> Result<RecordBatch, arrow::error::ArrowError> {
-        let fresh = self.fields.iter().map(|field| Builder::new(field)).collect::<Result<Vec<_>, _>>();
-        let fresh = fresh.map_err(|error| arrow::error::ArrowError::SchemaError(error.to_string()))?;
+        self.end(false)
+    }
+
+    /// The same, where as much is expected to come again: there is room for it from the start, so that nothing is copied to grow.
+    ///
+    /// # Errors
+    /// See [`Rows::finish`].
+    pub fn finish_chunk(&mut self) -> Result<RecordBatch, arrow::error::ArrowError> {
+        self.end(true)
+    }
+
+    fn end(&mut self, with_room: bool) -> Result<RecordBatch, arrow::error::ArrowError> {
+        let fresh = self.builders.iter().map(|builder| builder.fresh(with_room)).collect();
         let builders = std::mem::replace(&mut self.builders, fresh);
         // A table may have no columns, and rows nevertheless.
         let options = RecordBatchOptions::new().with_row_count(Some(std::mem::take(&mut self.rows)));
         let arrays = builders.into_iter().map(Builder::finish).collect::<Result<Vec<_>, _>>()?;
         RecordBatch::try_new_with_options(Arc::new(ArrowSchema::new(self.fields.clone())), arrays, &options)
-    }
-}
-
-/// Which entries are there; empty: all of them.
-#[derive(Debug, Default)]
-struct Validity {
-    valid: Vec<bool>,
-    any_null: bool,
-}
-
-impl Validity {
-    fn push(&mut self, valid: bool) {
-        self.valid.push(valid);
-        self.any_null |= !valid;
-    }
-
-    fn buffer(self) -> Option<NullBuffer> {
-        self.any_null.then(|| NullBuffer::from(self.valid))
     }
 }
 
@@ -391,17 +415,18 @@ enum Data {
     Date(Vec<i32>),
     Timestamp(Vec<i64>, Option<Arc<str>>),
     Decimal(Vec<i128>, u8, i8),
-    Bytes { ends: Vec<i32>, data: Vec<u8>, text: bool },
+    Bytes { offsets: Vec<i32>, data: Vec<u8>, text: bool },
     Struct(Vec<Builder>, Fields),
-    List { ends: Vec<i32>, item: Box<Builder>, field: FieldRef },
-    Map { ends: Vec<i32>, keys: Box<Builder>, values: Box<Builder>, field: FieldRef },
+    List { offsets: Vec<i32>, item: Box<Builder>, field: FieldRef },
+    Map { offsets: Vec<i32>, keys: Box<Builder>, values: Box<Builder>, field: FieldRef },
 }
 
 /// Builds one column.
 #[derive(Debug)]
 struct Builder {
     data: Data,
-    validity: Validity,
+    /// Which entries are there: a bit for each from the first null on.
+    validity: NullBufferBuilder,
     /// Whether the column may hold null.
     nullable: bool,
 }
@@ -411,7 +436,7 @@ const COLUMN_BYTES_MAX: usize = i32::MAX as usize - (64 << 20);
 
 impl Builder {
     fn new(field: &Field) -> Result<Builder, Unfit> {
-        let bytes = |text| Data::Bytes { ends: Vec::new(), data: Vec::new(), text };
+        let bytes = |text| Data::Bytes { offsets: vec![0], data: Vec::new(), text };
         let data = match field.data_type() {
             DataType::Boolean => Data::Bool(Vec::new()),
             DataType::Int32 => Data::Int32(Vec::new()),
@@ -426,10 +451,10 @@ impl Builder {
             DataType::Struct(fields) => {
                 Data::Struct(fields.iter().map(|field| Builder::new(field)).collect::<Result<_, _>>()?, fields.clone())
             }
-            DataType::List(item) => Data::List { ends: Vec::new(), item: Box::new(Builder::new(item)?), field: item.clone() },
+            DataType::List(item) => Data::List { offsets: vec![0], item: Box::new(Builder::new(item)?), field: item.clone() },
             DataType::Map(entries, _) => match entries.data_type() {
                 DataType::Struct(fields) if fields.len() == 2 => Data::Map {
-                    ends: Vec::new(),
+                    offsets: vec![0],
                     keys: Box::new(Builder::new(&fields[0])?),
                     values: Box::new(Builder::new(&fields[1])?),
                     field: entries.clone(),
@@ -438,15 +463,43 @@ impl Builder {
             },
             other => return Err(unfit(field.name(), format!("columns of {other} are not written"))),
         };
-        Ok(Builder { data, validity: Validity::default(), nullable: field.is_nullable() })
+        Ok(Builder { data, validity: NullBufferBuilder::new(0), nullable: field.is_nullable() })
+    }
+
+    /// Another of its kind, empty, and perhaps with room for a little more than it holds.
+    fn fresh(&self, with_room: bool) -> Builder {
+        fn room<T>(like: &[T], with_room: bool) -> Vec<T> {
+            Vec::with_capacity(if with_room { like.len() + like.len() / 8 } else { 0 })
+        }
+        let zero = |like: &[i32]| {
+            let mut offsets = room(like, with_room);
+            offsets.push(0);
+            offsets
+        };
+        let boxed = |builder: &Builder| Box::new(builder.fresh(with_room));
+        let data = match &self.data {
+            Data::Bool(values) => Data::Bool(room(values, with_room)),
+            Data::Int32(values) => Data::Int32(room(values, with_room)),
+            Data::Int64(values) => Data::Int64(room(values, with_room)),
+            Data::Float32(values) => Data::Float32(room(values, with_room)),
+            Data::Float64(values) => Data::Float64(room(values, with_room)),
+            Data::Date(values) => Data::Date(room(values, with_room)),
+            Data::Timestamp(values, zone) => Data::Timestamp(room(values, with_room), zone.clone()),
+            Data::Decimal(values, precision, scale) => Data::Decimal(room(values, with_room), *precision, *scale),
+            Data::Bytes { offsets, data, text } => Data::Bytes { offsets: zero(offsets), data: room(data, with_room), text: *text },
+            Data::Struct(builders, fields) => {
+                Data::Struct(builders.iter().map(|builder| builder.fresh(with_room)).collect(), fields.clone())
+            }
+            Data::List { offsets, item, field } => Data::List { offsets: zero(offsets), item: boxed(item), field: field.clone() },
+            Data::Map { offsets, keys, values, field } => {
+                Data::Map { offsets: zero(offsets), keys: boxed(keys), values: boxed(values), field: field.clone() }
+            }
+        };
+        Builder { data, validity: NullBufferBuilder::new(if with_room { self.len() } else { 0 }), nullable: self.nullable }
     }
 
     fn len(&self) -> usize {
-        self.validity.valid.len()
-    }
-
-    fn ends_with_null(&self) -> bool {
-        self.validity.valid.last() == Some(&false)
+        self.validity.len()
     }
 
     fn bytes(&self) -> usize {
@@ -457,12 +510,12 @@ impl Builder {
             Data::Int64(values) | Data::Timestamp(values, _) => values.len() * 8,
             Data::Float64(values) => values.len() * 8,
             Data::Decimal(values, ..) => values.len() * 16,
-            Data::Bytes { ends, data, .. } => ends.len() * 4 + data.len(),
+            Data::Bytes { offsets, data, .. } => offsets.len() * 4 + data.len(),
             Data::Struct(fields, _) => fields.iter().map(Builder::bytes).sum(),
-            Data::List { ends, item, .. } => ends.len() * 4 + item.bytes(),
-            Data::Map { ends, keys, values, .. } => ends.len() * 4 + keys.bytes() + values.bytes(),
+            Data::List { offsets, item, .. } => offsets.len() * 4 + item.bytes(),
+            Data::Map { offsets, keys, values, .. } => offsets.len() * 4 + keys.bytes() + values.bytes(),
         };
-        own + self.validity.valid.len()
+        own + self.validity.allocated_size()
     }
 
     /// A null of the record. Within columns Arrow finds it only when the whole batch is built, which is too late for the other rows.
@@ -476,7 +529,7 @@ impl Builder {
 
     /// Room for an entry of nothing: a null, or what stands below one.
     fn push_null(&mut self) {
-        self.validity.push(false);
+        self.validity.append_null();
         match &mut self.data {
             Data::Bool(values) => values.push(false),
             Data::Int32(values) | Data::Date(values) => values.push(0),
@@ -484,15 +537,15 @@ impl Builder {
             Data::Int64(values) | Data::Timestamp(values, _) => values.push(0),
             Data::Float64(values) => values.push(0.0),
             Data::Decimal(values, ..) => values.push(0),
-            Data::Bytes { ends, data, .. } => ends.push(data.len() as i32),
+            Data::Bytes { offsets, data, .. } => offsets.push(data.len() as i32),
             Data::Struct(fields, _) => fields.iter_mut().for_each(Builder::push_null),
-            Data::List { ends, item, .. } => ends.push(item.len() as i32),
-            Data::Map { ends, keys, .. } => ends.push(keys.len() as i32),
+            Data::List { offsets, item, .. } => offsets.push(item.len() as i32),
+            Data::Map { offsets, keys, .. } => offsets.push(keys.len() as i32),
         }
     }
 
     fn truncate(&mut self, rows: usize) {
-        self.validity.valid.truncate(rows);
+        self.validity.truncate(rows);
         match &mut self.data {
             Data::Bool(values) => values.truncate(rows),
             Data::Int32(values) | Data::Date(values) => values.truncate(rows),
@@ -500,25 +553,41 @@ impl Builder {
             Data::Int64(values) | Data::Timestamp(values, _) => values.truncate(rows),
             Data::Float64(values) => values.truncate(rows),
             Data::Decimal(values, ..) => values.truncate(rows),
-            Data::Bytes { ends, data, .. } => {
-                ends.truncate(rows);
-                data.truncate(ends.last().copied().unwrap_or(0) as usize);
+            Data::Bytes { offsets, data, .. } => {
+                offsets.truncate(rows + 1);
+                data.truncate(offsets.last().copied().unwrap_or(0) as usize);
             }
             Data::Struct(fields, _) => fields.iter_mut().for_each(|field| field.truncate(rows)),
-            Data::List { ends, item, .. } => {
-                ends.truncate(rows);
-                item.truncate(ends.last().copied().unwrap_or(0) as usize);
+            Data::List { offsets, item, .. } => {
+                offsets.truncate(rows + 1);
+                item.truncate(offsets.last().copied().unwrap_or(0) as usize);
             }
-            Data::Map { ends, keys, values, .. } => {
-                ends.truncate(rows);
-                let entries = ends.last().copied().unwrap_or(0) as usize;
+            Data::Map { offsets, keys, values, .. } => {
+                offsets.truncate(rows + 1);
+                let entries = offsets.last().copied().unwrap_or(0) as usize;
                 keys.truncate(entries);
                 values.truncate(entries);
             }
         }
     }
 
+    #[inline]
     fn avro(
+        &mut self,
+        nodes: &[Node],
+        at: NodeId,
+        plan: &Plan,
+        cursor: &mut Cursor<'_>,
+        json: &JsonOptions,
+        depth: usize,
+    ) -> Result<(), Unfit> {
+        match plan {
+            Plan::Direct { wire, null } => self.direct(*wire, *null, cursor),
+            _ => self.planned(nodes, at, plan, cursor, json, depth),
+        }
+    }
+
+    fn planned(
         &mut self,
         nodes: &[Node],
         at: NodeId,
@@ -555,7 +624,7 @@ impl Builder {
             }
             (Plan::Struct(planned), Shape::Record(fields)) => {
                 let Data::Struct(builders, own) = &mut self.data else { return Err(unfit("", "it is no struct in the table")) };
-                let rows = self.validity.valid.len();
+                let rows = self.validity.len();
                 for (field, planned) in fields.iter().zip(planned) {
                     match planned {
                         None => avro::skip(nodes, field.node, cursor, depth + 1)?,
@@ -567,11 +636,11 @@ impl Builder {
                 for (builder, field) in builders.iter_mut().zip(own.iter()).filter(|(builder, _)| builder.len() == rows) {
                     builder.null().map_err(|error| error.within(field.name()))?;
                 }
-                self.validity.push(true);
+                self.validity.append_non_null();
                 Ok(())
             }
             (Plan::List(inner), Shape::Array(item)) => {
-                let Data::List { ends, item: builder, .. } = &mut self.data else { return Err(unfit("", "it is no list in the table")) };
+                let Data::List { offsets, item: builder, .. } = &mut self.data else { return Err(unfit("", "it is no list in the table")) };
                 let least = nodes[*item as usize].bytes_min;
                 let mut seen = 0;
                 loop {
@@ -585,12 +654,12 @@ impl Builder {
                     seen += block.count;
                     cursor.end_block(&block)?;
                 }
-                ends.push(builder.len() as i32);
-                self.validity.push(true);
+                offsets.push(builder.len() as i32);
+                self.validity.append_non_null();
                 Ok(())
             }
             (Plan::Map(inner), Shape::Map(value)) => {
-                let Data::Map { ends, keys, values, .. } = &mut self.data else { return Err(unfit("", "it is no map in the table")) };
+                let Data::Map { offsets, keys, values, .. } = &mut self.data else { return Err(unfit("", "it is no map in the table")) };
                 let least = nodes[*value as usize].bytes_min.saturating_add(1);
                 loop {
                     let block = cursor.block(least, 0)?;
@@ -603,8 +672,8 @@ impl Builder {
                     }
                     cursor.end_block(&block)?;
                 }
-                ends.push(keys.len() as i32);
-                self.validity.push(true);
+                offsets.push(keys.len() as i32);
+                self.validity.append_non_null();
                 Ok(())
             }
             _ => {
@@ -614,14 +683,40 @@ impl Builder {
         }
     }
 
+    #[inline]
+    fn direct(&mut self, wire: Wire, null: Option<usize>, cursor: &mut Cursor<'_>) -> Result<(), Unfit> {
+        if let Some(null) = null
+            && cursor.index(2, "branch")? == null
+        {
+            return self.null();
+        }
+        match (wire, &mut self.data) {
+            (Wire::Bool, Data::Bool(values)) => values.push(cursor.boolean()?),
+            (Wire::Int, Data::Int32(values)) => values.push(cursor.int()?),
+            (Wire::Long, Data::Int64(values)) => values.push(cursor.long()?),
+            (Wire::Double, Data::Float64(values)) => values.push(cursor.double()?),
+            (Wire::Text, _) => return self.push_text(cursor.string()?.as_bytes()),
+            (Wire::Timestamp(unit), Data::Timestamp(values, _)) => {
+                let value = cursor.long()?;
+                match unit.to_micros(value) {
+                    Some(value) => values.push(value),
+                    None => return self.push(Scalar::Timestamp(value, unit, true)),
+                }
+            }
+            _ => return Err(unfit("", "the column has another type than was planned")),
+        }
+        self.validity.append_non_null();
+        Ok(())
+    }
+
     fn push_text(&mut self, bytes: &[u8]) -> Result<(), Unfit> {
-        let Data::Bytes { ends, data, .. } = &mut self.data else { return Err(unfit("", "it is no text in the table")) };
+        let Data::Bytes { offsets, data, .. } = &mut self.data else { return Err(unfit("", "it is no text in the table")) };
         if data.len() + bytes.len() > COLUMN_BYTES_MAX {
             return Err(unfit("", "its bytes do not fit into one batch: choose smaller batches"));
         }
         data.extend_from_slice(bytes);
-        ends.push(data.len() as i32);
-        self.validity.push(true);
+        offsets.push(data.len() as i32);
+        self.validity.append_non_null();
         Ok(())
     }
 
@@ -668,7 +763,7 @@ impl Builder {
             },
             _ => return misfit("value of the column's type"),
         }
-        self.validity.push(true);
+        self.validity.append_non_null();
         Ok(())
     }
 
@@ -684,22 +779,22 @@ impl Builder {
                     };
                     put.map_err(|error| error.within(field.name()))?;
                 }
-                self.validity.push(true);
+                self.validity.append_non_null();
                 Ok(())
             }
-            (Data::List { ends, item, .. }, Json::Array(items)) => {
+            (Data::List { offsets, item, .. }, Json::Array(items)) => {
                 items.iter().try_for_each(|value| item.json(value))?;
-                ends.push(item.len() as i32);
-                self.validity.push(true);
+                offsets.push(item.len() as i32);
+                self.validity.append_non_null();
                 Ok(())
             }
-            (Data::Map { ends, keys, values, .. }, Json::Object(object)) => {
+            (Data::Map { offsets, keys, values, .. }, Json::Object(object)) => {
                 for (name, value) in object {
                     keys.push_text(name.as_bytes())?;
                     values.json(value)?;
                 }
-                ends.push(keys.len() as i32);
-                self.validity.push(true);
+                offsets.push(keys.len() as i32);
+                self.validity.append_non_null();
                 Ok(())
             }
             (Data::Bytes { text: true, .. }, Json::Object(_) | Json::Array(_)) => self.push_text(value.to_string().as_bytes()),
@@ -714,7 +809,7 @@ impl Builder {
             (Data::Timestamp(values, _), Json::String(text)) => match chrono::DateTime::parse_from_rfc3339(text) {
                 Ok(instant) => {
                     values.push(instant.timestamp_micros());
-                    self.validity.push(true);
+                    self.validity.append_non_null();
                     Ok(())
                 }
                 Err(_) => Err(unfit("", format!("{text:?} is no timestamp (RFC 3339)"))),
@@ -725,7 +820,7 @@ impl Builder {
             },
             (Data::Timestamp(..), Json::Number(number)) if number.is_i64() => {
                 let millis = number.as_i64().unwrap_or_default();
-                self.push(Scalar::Timestamp(millis, super::schema::Unit::Millis, true))
+                self.push(Scalar::Timestamp(millis, Unit::Millis, true))
             }
             (_, Json::Bool(value)) => self.push(Scalar::Bool(*value)),
             (_, Json::String(text)) => self.push(Scalar::Text(text)),
@@ -735,7 +830,7 @@ impl Builder {
                     return Err(unfit("", format!("{number} is no 32-bit float")));
                 }
                 values.push(wide as f32);
-                self.validity.push(true);
+                self.validity.append_non_null();
                 Ok(())
             }
             (_, Json::Number(number)) => match (number.as_i64(), number.as_f64()) {
@@ -749,7 +844,7 @@ impl Builder {
     }
 
     fn finish(self) -> Result<ArrayRef, arrow::error::ArrowError> {
-        let nulls = self.validity.buffer();
+        let nulls = self.validity.build();
         Ok(match self.data {
             Data::Bool(values) => Arc::new(BooleanArray::new(BooleanBuffer::from(values), nulls)),
             Data::Int32(values) => Arc::new(Int32Array::try_new(values.into(), nulls)?),
@@ -763,8 +858,8 @@ impl Builder {
             Data::Decimal(values, precision, scale) => {
                 Arc::new(Decimal128Array::try_new(values.into(), nulls)?.with_precision_and_scale(precision, scale)?)
             }
-            Data::Bytes { ends, data, text } => {
-                let offsets = offsets(ends);
+            Data::Bytes { offsets, data, text } => {
+                let offsets = OffsetBuffer::new(offsets.into());
                 if text {
                     Arc::new(StringArray::try_new(offsets, Buffer::from_vec(data), nulls)?)
                 } else {
@@ -775,33 +870,42 @@ impl Builder {
                 let arrays = builders.into_iter().map(Builder::finish).collect::<Result<Vec<_>, _>>()?;
                 Arc::new(StructArray::try_new(fields, arrays, nulls)?)
             }
-            Data::List { ends, item, field } => Arc::new(ListArray::try_new(field, offsets(ends), item.finish()?, nulls)?),
-            Data::Map { ends, keys, values, field } => {
+            Data::List { offsets, item, field } => {
+                Arc::new(ListArray::try_new(field, OffsetBuffer::new(offsets.into()), item.finish()?, nulls)?)
+            }
+            Data::Map { offsets, keys, values, field } => {
                 let DataType::Struct(fields) = field.data_type() else {
                     return Err(arrow::error::ArrowError::SchemaError("a map without entries".to_owned()));
                 };
                 let entries = StructArray::try_new(fields.clone(), vec![keys.finish()?, values.finish()?], None)?;
                 debug_assert_eq!(entries.null_count(), 0);
-                Arc::new(MapArray::try_new(field, offsets(ends), entries, nulls, false)?)
+                Arc::new(MapArray::try_new(field, OffsetBuffer::new(offsets.into()), entries, nulls, false)?)
             }
         })
     }
 }
 
-fn offsets(ends: Vec<i32>) -> OffsetBuffer<i32> {
-    let mut all = Vec::with_capacity(ends.len() + 1);
-    all.push(0);
-    all.extend(ends);
-    OffsetBuffer::new(all.into())
-}
+/// 1, 10, 100 and so on: all powers of ten of 128 bits.
+const POWERS: [i128; 39] = {
+    let mut powers = [1; 39];
+    let mut at = 1;
+    while at < powers.len() {
+        powers[at] = powers[at - 1] * 10;
+        at += 1;
+    }
+    powers
+};
 
 /// A decimal with another scale, exactly; `None`: digits would be lost, or there are too many.
 fn rescale(number: i128, from: i64, precision: u8, to: i8) -> Option<i128> {
     let shift = i64::from(to).checked_sub(from)?;
-    let power = 10_i128.checked_pow(u32::try_from(shift.unsigned_abs()).ok()?)?;
-    let scaled = if shift >= 0 { number.checked_mul(power)? } else { (number % power == 0).then(|| number / power)? };
-    let limit = 10_i128.checked_pow(precision.into())?;
-    (scaled.unsigned_abs() < limit.unsigned_abs()).then_some(scaled)
+    let power = *POWERS.get(usize::try_from(shift.unsigned_abs()).ok()?)?;
+    let scaled = match shift {
+        0 => number,
+        1.. => number.checked_mul(power)?,
+        _ => (number % power == 0).then(|| number / power)?,
+    };
+    (scaled.unsigned_abs() < POWERS.get(usize::from(precision))?.unsigned_abs()).then_some(scaled)
 }
 
 fn parse_decimal(text: &str) -> Option<(i128, i64)> {

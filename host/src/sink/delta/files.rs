@@ -3,6 +3,8 @@
 //! Invariant: when this returns, every file that is named is complete and, on a local file system, on the disk. A file that no
 //! commit names is harmless: nobody reads it, and VACUUM removes it.
 
+use std::collections::HashSet;
+use std::hash::{BuildHasher, RandomState};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -78,11 +80,47 @@ fn properties(layout: &Layout, batches: &[RecordBatch]) -> Result<WriterProperti
     for (index, field) in layout.schema.fields().iter().enumerate() {
         let arrays: Vec<ArrayRef> = batches.iter().map(|batch| batch.column(index).clone()).collect();
         without_statistics(&arrays, field, &mut Vec::new(), &mut silent);
+        if is_varied(&arrays) {
+            let path = ColumnPath::from(vec![field.name().clone()]);
+            properties = properties.set_column_dictionary_enabled(path, false);
+        }
     }
     for path in silent {
         properties = properties.set_column_statistics_enabled(ColumnPath::from(path), EnabledStatistics::None);
     }
     Ok(properties.build())
+}
+
+/// How many values of a column are looked at, and how many of a hundred of them are different where a dictionary is not worth it.
+const SAMPLE: usize = 4_096;
+const VARIED_PERCENT: usize = 99;
+
+/// Whether hardly a value comes twice: looking each of them up costs as much as writing it, and the dictionary would be as long as the
+/// column, until Parquet's writer gives it up in the middle.
+fn is_varied(arrays: &[ArrayRef]) -> bool {
+    let rows: usize = arrays.iter().map(|array| array.len()).sum();
+    let step = rows.div_ceil(SAMPLE).max(1);
+    let (mut seen, mut looked_at, hasher) = (HashSet::new(), 0, RandomState::new());
+    let mut look_at = |value: &[u8]| {
+        looked_at += 1;
+        seen.insert(hasher.hash_one(value));
+    };
+    for array in arrays {
+        let data = array.to_data();
+        let rows = (0..array.len()).step_by(step).filter(|row| array.is_valid(*row));
+        match array.data_type() {
+            DataType::Utf8 | DataType::Binary => {
+                let (offsets, bytes) = (data.buffer::<i32>(0), data.buffers()[1].as_slice());
+                rows.for_each(|row| look_at(&bytes[offsets[row] as usize..offsets[row + 1] as usize]));
+            }
+            numbers => {
+                let Some(width) = numbers.primitive_width() else { return false };
+                let bytes = &data.buffers()[0][data.offset() * width..];
+                rows.for_each(|row| look_at(&bytes[row * width..][..width]));
+            }
+        }
+    }
+    seen.len() * 100 > looked_at * VARIED_PERCENT
 }
 
 /// Adds the paths (as Parquet has them) of columns without statistics to `silent`: those of bytes, which have no order that a reader

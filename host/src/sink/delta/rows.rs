@@ -97,6 +97,10 @@ struct Run {
     rows: usize,
 }
 
+/// Bytes of a chunk: rows of a table commit in so small pieces are in the processor's caches when they are written, and what one took
+/// the next takes again.
+const CHUNK_BYTES: usize = 1 << 20;
+
 #[derive(Debug)]
 struct Chunk {
     batch: RecordBatch,
@@ -113,6 +117,8 @@ pub struct TableRows {
     origin_rows: OriginRows,
     runs: Vec<Run>,
     chunks: Vec<Chunk>,
+    /// Bytes of all chunks.
+    chunk_bytes: usize,
     spans: HashMap<Slot, Position>,
     ways: Vec<(Arc<Entry>, Way)>,
     /// Where a schema's way is, by the address of the entry that stands beside it.
@@ -171,6 +177,7 @@ impl TableRows {
             origin_rows: OriginRows::default(),
             runs: Vec::new(),
             chunks: Vec::new(),
+            chunk_bytes: 0,
             spans: HashMap::new(),
             ways: Vec::new(),
             ways_by_address: HashMap::new(),
@@ -224,9 +231,10 @@ impl TableRows {
     }
 
     fn widen(&mut self, columns: StructType) -> Result<(), String> {
-        self.end_chunk().map_err(|error| chain(&error))?;
+        self.end_chunk(false)?;
         let mut fresh = TableRows::new(columns, &self.origin)?;
         fresh.chunks = std::mem::take(&mut self.chunks);
+        fresh.chunk_bytes = self.chunk_bytes;
         fresh.spans = std::mem::take(&mut self.spans);
         *self = fresh;
         Ok(())
@@ -284,7 +292,15 @@ impl TableRows {
 
     /// Bytes held.
     pub fn bytes(&self) -> usize {
-        self.rows.bytes() + self.chunks.iter().map(|chunk| chunk.batch.get_array_memory_size()).sum::<usize>()
+        self.rows.bytes() + self.chunk_bytes
+    }
+
+    /// Ends the chunk that is being filled where it is large enough. To be called now and then.
+    ///
+    /// # Errors
+    /// Where Arrow refuses what was built.
+    pub fn roll(&mut self) -> Result<(), String> {
+        if self.rows.bytes() < CHUNK_BYTES { Ok(()) } else { self.end_chunk(true) }
     }
 
     /// Whether nothing waits.
@@ -297,8 +313,9 @@ impl TableRows {
     /// # Errors
     /// Where Arrow refuses what was built.
     pub fn take(&mut self) -> Result<Taken, String> {
-        self.end_chunk().map_err(|error| chain(&error))?;
+        self.end_chunk(false)?;
         let chunks = std::mem::take(&mut self.chunks);
+        self.chunk_bytes = 0;
         let spans = std::mem::take(&mut self.spans);
         let kept: HashSet<Slot> = spans.keys().copied().collect();
         let mut batches = Vec::with_capacity(chunks.len());
@@ -314,19 +331,25 @@ impl TableRows {
         Ok(Taken { batches, columns: self.columns.clone(), schema: self.schema.clone(), positions, generations })
     }
 
-    fn end_chunk(&mut self) -> Result<(), ArrowError> {
+    /// `goes_on`: whether as many rows are expected to follow.
+    fn end_chunk(&mut self, goes_on: bool) -> Result<(), String> {
         if self.rows.is_empty() {
             return Ok(());
         }
-        let values = self.rows.finish()?;
+        let batch = self.build(goes_on).map_err(|error| chain(&error))?;
+        self.chunk_bytes += batch.get_array_memory_size();
+        self.chunks.push(Chunk { batch, runs: std::mem::take(&mut self.runs) });
+        Ok(())
+    }
+
+    fn build(&mut self, goes_on: bool) -> Result<RecordBatch, ArrowError> {
+        let values = if goes_on { self.rows.finish_chunk()? } else { self.rows.finish()? };
         let mut origin = self.origin_rows.finish(&self.origin);
         let columns = self.schema.fields().iter().map(|field| {
             let own = origin.remove(field.name()).or_else(|| values.column_by_name(field.name()).cloned());
             own.unwrap_or_else(|| new_null_array(field.data_type(), values.num_rows()))
         });
-        let batch = RecordBatch::try_new(self.schema.clone(), columns.collect())?;
-        self.chunks.push(Chunk { batch, runs: std::mem::take(&mut self.runs) });
-        Ok(())
+        RecordBatch::try_new(self.schema.clone(), columns.collect())
     }
 
     /// Rows that were made before columns were added get those as nulls.

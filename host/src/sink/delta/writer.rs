@@ -166,7 +166,9 @@ impl Writer {
         for (_, at) in visited {
             if let Some(last) = at.last {
                 let first = || (self.ledger.app_id(&piece.outputs.batch.topic, piece.outputs.batch.partition), at.covered);
-                self.tables[at.table].rows.cover(slot, last, first);
+                let rows = &mut self.tables[at.table].rows;
+                rows.cover(slot, last, first);
+                rows.roll().map_err(|reason| self.environment(reason))?;
             }
         }
         self.around.metrics.skipped.inc_by(skipped);

@@ -4,6 +4,7 @@ mod chaos;
 mod commits;
 mod doubts;
 mod extremes;
+mod files;
 mod lake;
 mod route;
 mod speed;
