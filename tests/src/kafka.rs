@@ -23,7 +23,17 @@ const START_MAX: Duration = Duration::from_secs(120);
 /// Somebody else may take a free port before the broker does.
 const ATTEMPTS_MAX: u32 = 3;
 /// As much as many at a time can have.
-const HEAP: &[&str] = &["-Xmx320m"];
+const SMALL: &[&str] = &["-Xmx320m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"];
+/// As `kafka-server-start.sh` of Kafka 4.1 does, with all memory from the start.
+const AS_IN_PRODUCTION: &[&str] = &[
+    "-Xms1g",
+    "-Xmx1g",
+    "-XX:+AlwaysPreTouch",
+    "-XX:+UseG1GC",
+    "-XX:MaxGCPauseMillis=20",
+    "-XX:InitiatingHeapOccupancyPercent=35",
+    "-XX:+ExplicitGCInvokesConcurrent",
+];
 const CLUSTER: &str = "anabranchTestCluster00";
 
 /// How clients meet the broker.
@@ -60,7 +70,7 @@ pub struct Broker {
     process: Process,
     folder: PathBuf,
     ports: [u16; Listener::ALL.len()],
-    heap: &'static [&'static str],
+    options: &'static [&'static str],
     /// The certificates of its encrypted listeners.
     pub security: Security,
 }
@@ -77,20 +87,20 @@ impl Broker {
     /// # Panics
     /// With the broker's own last words, where it does not start.
     pub fn start() -> Broker {
-        Broker::start_with(None, HEAP)
+        Broker::start_with(None, SMALL)
     }
 
-    /// The same with so much memory that it rarely stands still to clean up: for benchmarks.
-    pub fn start_roomy() -> Broker {
-        Broker::start_with(None, &["-Xmx2g", "-Xms2g", "-Xmn1500m"])
+    /// The same as brokers run in production: for benchmarks.
+    pub fn start_for_production() -> Broker {
+        Broker::start_with(None, AS_IN_PRODUCTION)
     }
 
     /// The same, and whoever connects to [`Broker::plaintext`] meets `between`.
     pub fn start_behind(between: &Between) -> Broker {
-        Broker::start_with(Some(between), HEAP)
+        Broker::start_with(Some(between), SMALL)
     }
 
-    fn start_with(between: Option<&Between>, heap: &'static [&'static str]) -> Broker {
+    fn start_with(between: Option<&Between>, options: &'static [&'static str]) -> Broker {
         let security = Security::new();
         for attempt in 1.. {
             let folder = folder("kafka");
@@ -102,9 +112,9 @@ impl Broker {
             }
             std::fs::write(folder.join("server.properties"), properties(&folder, &ports, &advertised, controller, &security)).unwrap();
             format(&folder);
-            let process = launch(&folder, heap);
+            let process = launch(&folder, options);
             let ports = advertised;
-            let mut broker = Broker { process, folder, ports, heap, security: security.clone() };
+            let mut broker = Broker { process, folder, ports, options, security: security.clone() };
             match broker.wait_ready() {
                 Ok(()) => return broker,
                 Err(said) if attempt == ATTEMPTS_MAX => panic!("Apache Kafka does not start; its log ends with:\n{said}"),
@@ -160,7 +170,7 @@ impl Broker {
 
     /// Starts a broker that was killed, with the same ports and what it stored.
     pub fn restart(&mut self) {
-        self.process = launch(&self.folder, self.heap);
+        self.process = launch(&self.folder, self.options);
         self.wait_ready().unwrap_or_else(|said| panic!("Apache Kafka does not start again; its log ends with:\n{said}"));
     }
 
@@ -170,10 +180,10 @@ impl Broker {
     }
 }
 
-fn java(heap: &[&str]) -> Command {
+fn java(options: &[&str]) -> Command {
     let mut java = Command::new("java");
     // Without room for classes it would stop for a full collection several times while it starts.
-    java.args(heap).args(["-XX:MetaspaceSize=128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Dlog4j2.level=WARN", "-cp"]);
+    java.args(options).args(["-XX:MetaspaceSize=128m", "-Dlog4j2.level=WARN", "-cp"]);
     java.arg(artifacts::kafka().join("*"));
     java
 }
@@ -182,14 +192,14 @@ fn format(folder: &Path) {
     let properties = folder.join("server.properties");
     let (name, password) = SCRAM_USER;
     let users = ["SCRAM-SHA-256", "SCRAM-SHA-512"].map(|mechanism| format!("{mechanism}=[name={name},password={password}]"));
-    let mut command = java(HEAP);
+    let mut command = java(SMALL);
     command.args(["kafka.tools.StorageTool", "format", "-t", CLUSTER, "-c"]).arg(&properties);
     command.args(users.iter().flat_map(|user| ["--add-scram", user]));
     run("java", command.get_args());
 }
 
-fn launch(folder: &Path, heap: &[&str]) -> Process {
-    Process::start("kafka", java(heap).arg("kafka.Kafka").arg(folder.join("server.properties")), folder)
+fn launch(folder: &Path, options: &[&str]) -> Process {
+    Process::start("kafka", java(options).arg("kafka.Kafka").arg(folder.join("server.properties")), folder)
 }
 
 fn properties(folder: &Path, ports: &[u16], advertised: &[u16], controller: u16, security: &Security) -> String {

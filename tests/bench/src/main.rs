@@ -74,7 +74,7 @@ fn main() {
         Some(Part::Bare(bare)) => runtime().block_on(http::bare(bare)),
         Some(Part::Alone(alone)) => parquet_alone::write(alone),
         None => {
-            let (broker, registry) = (Broker::start_roomy(), Registry::start());
+            let (broker, registry) = (Broker::start_for_production(), Registry::start());
             let measured = rows::measure(&arguments.options, &broker, &registry);
             report::write(&arguments.options.json, &measured);
             print!("{}", report::table(&measured));
