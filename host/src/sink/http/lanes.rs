@@ -3,10 +3,15 @@
 //! Invariant: of a lane at most one request is in flight, and it takes the lane's records from the front. So the order of a lane
 //! is kept whatever the answers, and a slow lane holds up nobody but itself. Pure state: the caller brings the time.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::time::Duration;
 
+use ahash::AHashMap;
 use tokio::time::Instant;
+
+/// Queues that are kept for lanes to come, and how many records each may have room for: some megabytes at most.
+const SPARE_MAX: usize = 16_384;
+const SPARE_CAPACITY_MAX: usize = 4;
 
 /// When what waits is enough for a request.
 #[derive(Debug, Clone, Copy)]
@@ -45,8 +50,10 @@ pub struct Load<T> {
 #[derive(Debug)]
 pub struct Lanes<T> {
     bounds: Bounds,
-    lanes: HashMap<u64, Lane<T>>,
-    groups: HashMap<u64, Group>,
+    lanes: AHashMap<u64, Lane<T>>,
+    groups: AHashMap<u64, Group>,
+    /// Queues of lanes that are gone, for those that come: most lanes are there for one record.
+    spare: Vec<VecDeque<Waiting<T>>>,
     /// Groups by the time their first record came; entries may be out of date.
     aging: VecDeque<(Instant, u64)>,
     /// Groups that have enough for a request; entries may be out of date.
@@ -78,7 +85,15 @@ struct Group {
 impl<T> Lanes<T> {
     /// No record yet.
     pub fn new(bounds: Bounds) -> Self {
-        Lanes { bounds, lanes: HashMap::new(), groups: HashMap::new(), aging: VecDeque::new(), full: VecDeque::new(), waiting: 0 }
+        Lanes {
+            bounds,
+            lanes: AHashMap::new(),
+            groups: AHashMap::new(),
+            spare: Vec::new(),
+            aging: VecDeque::new(),
+            full: VecDeque::new(),
+            waiting: 0,
+        }
     }
 
     /// How many records wait.
@@ -89,7 +104,12 @@ impl<T> Lanes<T> {
     /// A record comes.
     pub fn push(&mut self, waiting: Waiting<T>, now: Instant) {
         let (id, group, bytes) = (waiting.lane, waiting.group, waiting.bytes);
-        let lane = self.lanes.entry(id).or_insert_with(|| Lane { waiting: VecDeque::new(), busy: false, front: Amount::default() });
+        let spare = &mut self.spare;
+        let lane = self.lanes.entry(id).or_insert_with(|| Lane {
+            waiting: spare.pop().unwrap_or_default(),
+            busy: false,
+            front: Amount::default(),
+        });
         let was_empty = lane.waiting.is_empty();
         let extends = lane.front.rows == lane.waiting.len()
             && lane.front.rows < self.bounds.rows_max
@@ -151,7 +171,10 @@ impl<T> Lanes<T> {
             let Some(lane) = self.lanes.get_mut(&id) else { continue };
             lane.busy = false;
             let Some(group) = lane.waiting.front().map(|first| first.group) else {
-                self.lanes.remove(&id);
+                let gone = self.lanes.remove(&id);
+                if self.spare.len() < SPARE_MAX {
+                    self.spare.extend(gone.map(|lane| lane.waiting).filter(|queue| queue.capacity() <= SPARE_CAPACITY_MAX));
+                }
                 continue;
             };
             let mut front = Amount::default();
@@ -214,6 +237,8 @@ impl Bounds {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use proptest::prelude::*;
 
     use super::*;

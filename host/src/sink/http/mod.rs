@@ -13,11 +13,12 @@ mod request;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use ahash::AHashMap;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -79,7 +80,7 @@ impl Sink for Http {
             window: WINDOW.max(2 * self.bounds.rows_max * self.in_flight_max),
             sink: self,
             backlog: VecDeque::new(),
-            owed: HashMap::new(),
+            owed: AHashMap::new(),
             arrived: 0,
             loose: 0,
             hashes: RandomState::new(),
@@ -128,7 +129,7 @@ struct Queue {
     window: usize,
     /// Pieces that found no room in the window, in their order.
     backlog: VecDeque<Piece>,
-    owed: HashMap<u64, Owed>,
+    owed: AHashMap<u64, Owed>,
     arrived: u64,
     /// Numbers lanes of their own, where no order is kept.
     loose: u64,
@@ -228,9 +229,9 @@ impl Queue {
             // What was abandoned is owed by nobody.
             let Some(owed) = self.owed.get_mut(&output.number) else { continue };
             if let Some(letter) = output.letter {
-                give_up(&self.sink.surroundings, &owed.piece, vec![letter]);
+                give_up(&self.sink.surroundings, &owed.piece, vec![*letter]);
             }
-            owed.left -= 1;
+            owed.left -= output.count;
             if owed.left == 0
                 && let Some(owed) = self.owed.remove(&output.number)
             {

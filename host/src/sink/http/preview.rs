@@ -43,7 +43,7 @@ impl Previewer {
         let rendered = self.requests.render(&mut vec![Item { held, index: index as u32 }], &mut ended);
         let Some(rendered) = rendered else {
             let letter = ended.into_iter().find_map(|ended| ended.letter);
-            return letter.map_or(Preview::Forgotten, |(_, letter)| Preview::GivenUp(letter));
+            return letter.map_or(Preview::Forgotten, |given_up| Preview::GivenUp(given_up.1));
         };
         let mut headers: Vec<(String, String)> = rendered.headers.iter().map(|(name, value)| (name.to_string(), shown(value))).collect();
         // The client adds its own only where the request has none of that name.

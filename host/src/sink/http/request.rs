@@ -62,13 +62,15 @@ pub struct Item {
     pub index: u32,
 }
 
-/// How an output ended; `letter: None`: delivered, or abandoned.
+/// How outputs of one piece ended; `letter: None`: delivered, or abandoned.
 #[derive(Debug)]
 pub struct Ended {
     /// Number of the piece.
     pub number: u64,
-    /// Why it was given up.
-    pub letter: Option<(u32, Letter)>,
+    /// How many of its outputs.
+    pub count: usize,
+    /// Why it, a single one, was given up.
+    pub letter: Option<Box<(u32, Letter)>>,
 }
 
 /// How the body of a request is made of values.
@@ -163,7 +165,7 @@ impl Item {
 impl Requests {
     /// Delivers the records of a load, or gives them up.
     pub async fn deliver(&self, items: Vec<Item>) -> Vec<Ended> {
-        let mut ended = Vec::with_capacity(items.len());
+        let mut ended = Vec::new();
         // Last first, so that what comes first is sent first.
         let mut todo = vec![items];
         while let Some(mut items) = todo.pop() {
@@ -184,7 +186,8 @@ impl Requests {
                 Verdict::Delivered => {
                     self.surroundings.metrics.outputs.inc_by(items.len() as u64);
                     self.surroundings.metrics.bytes.inc_by(rendered.body.len() as u64);
-                    ended.extend(items.iter().map(|item| item.ended(None)));
+                    let pieces = items.chunk_by(|one, next| one.held.number == next.held.number);
+                    ended.extend(pieces.map(|of| Ended { number: of[0].held.number, count: of.len(), letter: None }));
                 }
                 Verdict::Abandoned => todo.push(items),
                 Verdict::TooLarge { .. } if items.len() > 1 => halve(items, &mut todo),
@@ -211,7 +214,8 @@ impl Requests {
 
     /// The request for these records. Those that cannot be rendered end here; `None` where none is left.
     pub(super) fn render(&self, items: &mut Vec<Item>, ended: &mut Vec<Ended>) -> Option<Rendered> {
-        let mut body = Vec::new();
+        let bytes = items.iter().map(|item| item.view().value().map_or(4, |value| value.bytes.len()) + 1).sum::<usize>();
+        let mut body = Vec::with_capacity(bytes + 1);
         if self.shape == Shape::Array {
             body.push(b'[');
         }
@@ -304,20 +308,31 @@ impl Requests {
         format!("{}{}-{}-{}-{}", self.key_prefix, view.topic(), view.partition(), view.offset(), view.ordinal())
     }
 
-    /// A record's own key; for a batch the digest of its records' keys, so that only the same records share it.
+    /// A record's own key; for a batch a digest of where its records come from, so that only the same records share it.
     fn request_key(&self, items: &[Item]) -> HeaderValue {
         if self.shape == Shape::Single
             && let [item] = items
         {
             return visible(&self.record_key(item.view()));
         }
-        let mut digest = Sha256::new();
+        let mut records = Vec::with_capacity(items.len() * 13);
+        let mut last = None;
         for item in items {
-            digest.update(self.record_key(item.view()));
-            digest.update(b"\n");
+            let view = item.view();
+            let partition = (view.topic(), view.partition());
+            if last != Some(partition) {
+                records.push(b'p');
+                records.extend_from_slice(&(partition.0.len() as u32).to_be_bytes());
+                records.extend_from_slice(partition.0.as_bytes());
+                records.extend_from_slice(&partition.1.to_be_bytes());
+                last = Some(partition);
+            }
+            records.push(b'r');
+            records.extend_from_slice(&view.offset().to_be_bytes());
+            records.extend_from_slice(&(view.ordinal() as u32).to_be_bytes());
         }
         let mut key = format!("{}batch-", self.key_prefix);
-        for byte in &digest.finalize()[..16] {
+        for byte in &Sha256::digest(&records)[..16] {
             key.push_str(&format!("{byte:02x}"));
         }
         visible(&key)
@@ -409,7 +424,7 @@ impl Requests {
 
 impl Item {
     fn ended(&self, letter: Option<(u32, Letter)>) -> Ended {
-        Ended { number: self.held.number, letter }
+        Ended { number: self.held.number, count: 1, letter: letter.map(Box::new) }
     }
 }
 
