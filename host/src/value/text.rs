@@ -1,8 +1,6 @@
 //! Scalars as text: decimals with all their digits, dates and times as ISO 8601.
 
-use std::fmt::Write as _;
-
-use chrono::{DateTime, NaiveDate};
+use chrono::{DateTime, Datelike, NaiveDate, Timelike};
 use num_bigint::BigInt;
 
 use super::schema::Unit;
@@ -11,7 +9,8 @@ use super::walk::Scalar;
 /// Unscaled two's complement, big endian, as decimal text.
 pub fn decimal(unscaled: &[u8], scale: i64) -> String {
     let digits = match integer(unscaled) {
-        Some(small) => small.to_string(),
+        // Digits of 128 bits take several times as long.
+        Some(small) => i64::try_from(small).map_or_else(|_| small.to_string(), |small| small.to_string()),
         None => BigInt::from_signed_bytes_be(unscaled).to_string(),
     };
     place_point(&digits, scale)
@@ -35,9 +34,21 @@ fn place_point(digits: &str, scale: i64) -> String {
         return format!("{sign}{digits}{}", "0".repeat(zeros));
     }
     let scale = scale as usize;
-    let padded = format!("{digits:0>width$}", width = scale + 1);
-    let (whole, fraction) = padded.split_at(padded.len() - scale);
-    format!("{sign}{whole}.{fraction}")
+    let mut text = String::with_capacity(sign.len() + digits.len().max(scale + 1) + 1);
+    text.push_str(sign);
+    match digits.len().checked_sub(scale) {
+        Some(whole @ 1..) => {
+            text.push_str(&digits[..whole]);
+            text.push('.');
+            text.push_str(&digits[whole..]);
+        }
+        _ => {
+            text.push_str("0.");
+            text.extend(std::iter::repeat_n('0', scale - digits.len()));
+            text.push_str(digits);
+        }
+    }
+    text
 }
 
 /// `2024-02-29`; days that no calendar has, as their number.
@@ -60,11 +71,28 @@ pub fn time(value: i64, unit: Unit) -> String {
     text
 }
 
+/// Of an instant in nanoseconds.
+const LENGTH: usize = "2024-02-29T12:30:00.123456789Z".len();
+
 /// `2024-02-29T12:30:00.123Z`, without the `Z` where it has no zone; instants that no calendar has, as their number.
 pub fn timestamp(value: i64, unit: Unit, utc: bool) -> String {
     let per_second = unit.per_second();
     let Some(at) = DateTime::from_timestamp(value.div_euclid(per_second), 0) else { return value.to_string() };
-    let mut text = at.format("%Y-%m-%dT%H:%M:%S").to_string();
+    let mut text = String::with_capacity(LENGTH);
+    match u32::try_from(at.year()) {
+        // chrono reads its format with every call, and instants are in many records.
+        Ok(year @ 0..=9999) => {
+            for (number, mark) in [(year / 100, None), (year % 100, Some('-')), (at.month(), Some('-')), (at.day(), Some('T'))] {
+                push_two(&mut text, number);
+                text.extend(mark);
+            }
+            for (number, mark) in [(at.hour(), Some(':')), (at.minute(), Some(':')), (at.second(), None)] {
+                push_two(&mut text, number);
+                text.extend(mark);
+            }
+        }
+        _ => text.push_str(&at.format("%Y-%m-%dT%H:%M:%S").to_string()),
+    }
     push_fraction(&mut text, value.rem_euclid(per_second), unit);
     if utc {
         text.push('Z');
@@ -81,8 +109,12 @@ fn push_fraction(text: &mut String, fraction: i64, unit: Unit) {
         Unit::Micros => 6,
         Unit::Nanos => 9,
     };
-    // Writing into a String cannot fail.
-    let _ = write!(text, ".{fraction:0digits$}");
+    text.push('.');
+    text.extend((0..digits).rev().map(|place| (b'0' + (fraction / 10_i64.pow(place) % 10) as u8) as char));
+}
+
+fn push_two(text: &mut String, number: u32) {
+    text.extend([number / 10, number % 10].map(|digit| (b'0' + digit as u8) as char));
 }
 
 /// ISO 8601, `P1M2DT3.500S`.
@@ -145,6 +177,11 @@ mod tests {
     fn instants_before_1970_and_beyond_the_calendar_have_a_text() {
         assert_eq!(timestamp(-1, Unit::Millis, true), "1969-12-31T23:59:59.999Z");
         assert_eq!(timestamp(1_709_209_800_000_001, Unit::Micros, false), "2024-02-29T12:30:00.000001");
+        assert_eq!(timestamp(1_709_209_800_000_000_001, Unit::Nanos, true), "2024-02-29T12:30:00.000000001Z");
+        assert_eq!(timestamp(253_402_300_799_000, Unit::Millis, true), "9999-12-31T23:59:59Z");
+        assert_eq!(timestamp(253_402_300_800_000, Unit::Millis, true), "+10000-01-01T00:00:00Z");
+        assert_eq!(timestamp(-62_167_219_200_000, Unit::Millis, true), "0000-01-01T00:00:00Z");
+        assert_eq!(timestamp(-62_167_219_201_000, Unit::Millis, true), "-0001-12-31T23:59:59Z");
         assert_eq!(timestamp(i64::MAX, Unit::Millis, true), i64::MAX.to_string());
         assert_eq!(date(19_782), "2024-02-29");
         assert_eq!(date(i64::from(i32::MAX)), i32::MAX.to_string());
