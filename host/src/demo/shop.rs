@@ -138,7 +138,7 @@ pub fn sell(brokers: &str, mut orders: Orders, pace: Pace, progress: &Progress, 
         let due = pace.per_second.map_or(u64::MAX, |rate| (started.elapsed().as_secs_f64() * rate as f64) as u64 + 1);
         let most = due.min(read() + LAG_MAX).min(pace.records.unwrap_or(u64::MAX)).min(made + ROUND);
         if made >= most {
-            producer.poll(PAUSE);
+            pause(&producer);
             continue;
         }
         let now = now_ms();
@@ -158,12 +158,18 @@ pub fn sell(brokers: &str, mut orders: Orders, pace: Pace, progress: &Progress, 
     }
 }
 
+/// Waits a little, and hears what was delivered. To poll for a millisecond would be to spin: rdkafka counts whole ones.
+fn pause(producer: &BaseProducer<Confirmed>) {
+    std::thread::sleep(PAUSE);
+    producer.poll(Duration::ZERO);
+}
+
 fn send(producer: &BaseProducer<Confirmed>, mut record: BaseRecord<'_, Vec<u8>, Vec<u8>>) -> KafkaResult<()> {
     loop {
         match producer.send(record) {
             Ok(()) => return Ok(()),
             Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
-                producer.poll(PAUSE);
+                pause(producer);
                 record = back;
             }
             Err((error, _)) => return Err(error),
