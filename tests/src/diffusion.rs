@@ -2,17 +2,54 @@
 //!
 //! Invariant: it runs in the test process, over real sockets, and ends with its [`Diffusion`].
 
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anabranch::diffusion::server::{Options, Server};
 use anabranch::diffusion::service::{Specification, TopicType};
 use anabranch::value::{Format, JsonOptions, Value, write_json};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
 use serde_json::Value as Json;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
 
 use crate::block_on;
+use crate::security::Security;
 
 /// Who may log in at [`Diffusion::start`].
 pub const USER: (&str, &str) = ("admin", "s3same-0pen");
+
+fn login(url: &str) -> String {
+    format!("url = \"{url}\"\nusername = \"{}\"\npassword = {{ env = \"DIFFUSION_PASSWORD\" }}\n", USER.0)
+}
+
+async fn encrypt(security: &Security, behind: SocketAddr) -> u16 {
+    let (chain, key) = security.server();
+    let chain = CertificateDer::pem_file_iter(chain).unwrap().collect::<Result<Vec<_>, _>>().unwrap();
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(security.ca()).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let clients = WebPkiClientVerifier::builder_with_provider(roots.into(), provider.clone()).build().unwrap();
+    let settings = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let settings = settings.with_client_cert_verifier(clients).with_single_cert(chain, PrivateKeyDer::from_pem_file(key).unwrap());
+    let acceptor = TlsAcceptor::from(Arc::new(settings.unwrap()));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let Ok(mut stream) = acceptor.accept(stream).await else { return };
+                let Ok(mut plain) = TcpStream::connect(behind).await else { return };
+                let _ = tokio::io::copy_bidirectional(&mut stream, &mut plain).await;
+            });
+        }
+    });
+    port
+}
 
 /// A running server.
 #[derive(Debug)]
@@ -43,7 +80,17 @@ impl Diffusion {
 
     /// The keys of a source or a sink that lead to it.
     pub fn login(&self) -> String {
-        format!("url = \"{}\"\nusername = \"{}\"\npassword = {{ env = \"DIFFUSION_PASSWORD\" }}\n", self.server().url(), USER.0)
+        login(&self.server().url())
+    }
+
+    /// Listens with TLS too, until the test process ends, for clients that have a certificate of the same authority. Gives the keys of
+    /// a source or a sink that come in that way.
+    pub fn encrypt(&self, security: &Security) -> String {
+        let port = block_on(encrypt(security, self.server().address()));
+        let (cert, key) = security.client();
+        let files = [security.ca(), cert, key].map(|path| path.display().to_string());
+        login(&format!("wss://localhost:{port}"))
+            + &format!("tls = {{ ca = \"{}\", cert = \"{}\", key = \"{}\" }}\n", files[0], files[1], files[2])
     }
 
     /// The value of a topic.

@@ -8,6 +8,7 @@ use anabranch_tests::diffusion::{Diffusion, USER};
 use anabranch_tests::kafka::Broker;
 use anabranch_tests::registry::{Registry, framed};
 use anabranch_tests::router::{Place, Router};
+use anabranch_tests::security::Security;
 use anabranch_tests::table;
 use anabranch_tests::topic::Topic;
 use anabranch_tests::wait::until;
@@ -88,6 +89,30 @@ fn values_of_every_type_changes_and_removals_become_records() {
     server.server().remove(">prices/a").unwrap();
     expected.insert("prices/a".into(), None);
     wait_last(&mut router, &topic, "the removal", &expected);
+    router.stop();
+}
+
+#[test]
+fn both_directions_go_over_tls_with_a_certificate_of_the_client_and_come_back_after_a_cut() {
+    let (server, security) = (Diffusion::start(), Security::new());
+    let keys = server.encrypt(&security) + "retry = { delay_min = \"10 ms\", delay_max = \"500 ms\" }\n";
+    let (topic, broker) = (Broker::shared().topic("over-tls", 1), Broker::shared().plaintext());
+    let place = Place::new(&format!(
+        "[source.live.diffusion]\n{keys}\n[source.log.kafka]\nbrokers = [\"{broker}\"]\n{}\n\
+         [sink.copy.diffusion]\n{keys}path = \"copy/${{key}}\"\n\n\
+         [route.out]\nfrom = \"live\"\n{ROUTE}\n\n\
+         [route.back]\nfrom = \"log\"\ntopics = [\"{name}\"]\ngroup = \"{name}\"\nkey = \"string\"\nvalue = \"json\"\nto = [\"copy\"]\n",
+        sink("all", &topic),
+        name = topic.name
+    ));
+    server.set("prices/a", &json!({"bid": 1}));
+    let mut router = start(&place);
+    router.until("the first copy", PATIENCE, || (server.json("copy/prices/a") == Some(json!({"bid": 1}))).then_some(()));
+    let sessions = server.server().sessions();
+    server.server().cut();
+    server.set("prices/a", &json!({"bid": 2}));
+    router.until("the second copy", PATIENCE, || (server.json("copy/prices/a") == Some(json!({"bid": 2}))).then_some(()));
+    assert!(server.server().sessions() >= sessions + 2, "both came back");
     router.stop();
 }
 
