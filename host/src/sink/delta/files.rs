@@ -3,7 +3,6 @@
 //! Invariant: when this returns, every file that is named is complete and, on a local file system, on the disk. A file that no
 //! commit names is harmless: nobody reads it, and VACUUM removes it.
 
-use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -100,27 +99,26 @@ const VARIED_PERCENT: usize = 99;
 fn is_varied(arrays: &[ArrayRef]) -> bool {
     let rows: usize = arrays.iter().map(|array| array.len()).sum();
     let step = rows.div_ceil(SAMPLE).max(1);
-    let (mut seen, mut looked_at, hasher) = (HashSet::new(), 0, RandomState::new());
-    let mut look_at = |value: &[u8]| {
-        looked_at += 1;
-        seen.insert(hasher.hash_one(value));
-    };
+    let (mut hashes, hasher) = (Vec::new(), RandomState::new());
     for array in arrays {
         let data = array.to_data();
         let rows = (0..array.len()).step_by(step).filter(|row| array.is_valid(*row));
         match array.data_type() {
             DataType::Utf8 | DataType::Binary => {
                 let (offsets, bytes) = (data.buffer::<i32>(0), data.buffers()[1].as_slice());
-                rows.for_each(|row| look_at(&bytes[offsets[row] as usize..offsets[row + 1] as usize]));
+                hashes.extend(rows.map(|row| hasher.hash_one(&bytes[offsets[row] as usize..offsets[row + 1] as usize])));
             }
             numbers => {
                 let Some(width) = numbers.primitive_width() else { return false };
                 let bytes = &data.buffers()[0][data.offset() * width..];
-                rows.for_each(|row| look_at(&bytes[row * width..][..width]));
+                hashes.extend(rows.map(|row| hasher.hash_one(&bytes[row * width..][..width])));
             }
         }
     }
-    seen.len() * 100 > looked_at * VARIED_PERCENT
+    let looked_at = hashes.len();
+    hashes.sort_unstable();
+    hashes.dedup();
+    hashes.len() * 100 > looked_at * VARIED_PERCENT
 }
 
 /// Adds the paths (as Parquet has them) of columns without statistics to `silent`: those of bytes, which have no order that a reader

@@ -6,8 +6,7 @@ use super::schemas;
 use super::*;
 use crate::fuzz::{self, Choices};
 
-/// Types whose bytes can say what the type does not allow: more digits than a decimal has, texts that are no UUID. Such a value is
-/// refused, or taken by another branch of a union that can hold it.
+/// Types whose bytes can say what the type does not allow: more digits than a decimal has, texts that are no UUID.
 const LOOSE: &[&str] = &["decimal", "uuid"];
 
 /// An encoder of a schema that can be written.
@@ -41,13 +40,14 @@ fn what_was_avro_says_the_same_again() {
         let says = |text: &[u8]| serde_json::from_slice::<Json>(text).map_err(|error| error.to_string());
         let Ok(before) = text(&bytes) else { return Ok(()) };
         choices.show("json", String::from_utf8_lossy(&before));
-        let is_loose = || LOOSE.iter().any(|name| encoder.schema().definition().contains(name));
         let mut again = Vec::new();
         match encoder.write(Value { format: Format::Json, schema: None, bytes: &before }, &mut again) {
-            Err(_) if is_loose() => Ok(()),
+            Err(_) if LOOSE.iter().any(|name| encoder.schema().definition().contains(name)) => Ok(()),
             Err(misfit) => Err(misfit.to_string()),
             Ok(()) => match text(&again) {
-                Ok(after) if says(&after)? == says(&before)? || is_loose() => Ok(()),
+                Ok(after) if says(&after)? == says(&before)? => Ok(()),
+                // Another branch of a union may hold what the decimal's own type does not allow.
+                Ok(_) if made.loose.get() => Ok(()),
                 other => Err(format!("it says {:?} now", other.map(|after| String::from_utf8_lossy(&after).into_owned()))),
             },
         }

@@ -4,6 +4,7 @@
 use std::cell::Cell;
 use std::collections::HashMap;
 
+use num_bigint::BigInt;
 use serde_json::{Value as Json, json};
 
 use crate::fuzz::Choices;
@@ -18,6 +19,8 @@ pub enum Wire {
     Float,
     Double,
     Bytes,
+    /// Digits at most, and the bytes of a value where all have as many.
+    Decimal(usize, Option<usize>),
     BigDecimal,
     Text,
     Uuid,
@@ -41,6 +44,8 @@ pub struct Made {
     left: Cell<usize>,
     /// Whether the last value had no end, and is cut off somewhere.
     pub cut: Cell<bool>,
+    /// Whether the last value has a decimal of more digits than its type allows, which its bytes can say nevertheless.
+    pub loose: Cell<bool>,
 }
 
 const VALUE_PARTS_MAX: usize = 5000;
@@ -57,7 +62,15 @@ pub fn make(choices: &mut Choices) -> Made {
     let depth = choices.below(6);
     let mut maker = Maker { choices, names: Vec::new(), named: HashMap::new(), namespace: String::new(), fixed_uuid: false };
     let (json, wire) = maker.any(depth);
-    Made { json, wire, named: maker.named, fixed_uuid: maker.fixed_uuid, left: Cell::new(0), cut: Cell::new(false) }
+    Made {
+        json,
+        wire,
+        named: maker.named,
+        fixed_uuid: maker.fixed_uuid,
+        left: Cell::new(0),
+        cut: Cell::new(false),
+        loose: Cell::new(false),
+    }
 }
 
 const INT_MEANINGS: &[&str] = &["date", "time-millis", "unheard-of"];
@@ -88,7 +101,7 @@ impl Maker<'_> {
             8 => (json!({"type": "int", "logicalType": self.choices.pick(INT_MEANINGS)}), Wire::Int),
             9 => (json!({"type": "long", "logicalType": self.choices.pick(LONG_MEANINGS)}), Wire::Long),
             10 => (json!({"type": "string", "logicalType": "uuid"}), Wire::Uuid),
-            11 => self.decimal(json!({"type": "bytes"}), Wire::Bytes),
+            11 => self.decimal(json!({"type": "bytes"}), None),
             12 => (json!({"type": "bytes", "logicalType": "big-decimal"}), Wire::BigDecimal),
             13 => self.fixed(),
             14 => self.symbols(),
@@ -113,12 +126,12 @@ impl Maker<'_> {
         }
     }
 
-    fn decimal(&mut self, mut json: Json, wire: Wire) -> (Json, Wire) {
+    fn decimal(&mut self, mut json: Json, size: Option<usize>) -> (Json, Wire) {
         let precision = 1 + self.choices.below(45);
         json["logicalType"] = json!("decimal");
         json["precision"] = json!(precision);
         json["scale"] = json!(self.choices.below(precision + 1));
-        (json, wire)
+        (json, Wire::Decimal(precision, size))
     }
 
     fn fixed(&mut self) -> (Json, Wire) {
@@ -138,8 +151,7 @@ impl Maker<'_> {
             }
             _ => (),
         }
-        let wire = Wire::Fixed(size);
-        let (json, wire) = if meaning == 1 { self.decimal(json, wire) } else { (json, wire) };
+        let (json, wire) = if meaning == 1 { self.decimal(json, Some(size)) } else { (json, Wire::Fixed(size)) };
         self.named.insert(full, wire.clone());
         (json, wire)
     }
@@ -215,6 +227,7 @@ impl Made {
         let mut out = Vec::new();
         self.left.set(VALUE_PARTS_MAX);
         self.cut.set(false);
+        self.loose.set(false);
         self.write(&self.wire, choices, &mut out, 0);
         out
     }
@@ -238,6 +251,19 @@ impl Made {
                 out.extend(if choices.once_in(2) { any } else { *choices.pick(&odd) }.to_le_bytes());
             }
             Wire::Bytes => bytes(&choices.some_bytes(20), out),
+            Wire::Decimal(precision, size) => {
+                let unscaled: Vec<u8> = match size {
+                    Some(size) => (0..*size).map(|_| choices.byte()).collect(),
+                    None => choices.some_bytes(20),
+                };
+                if BigInt::from_signed_bytes_be(&unscaled).magnitude().to_string().len() > *precision {
+                    self.loose.set(true);
+                }
+                match size {
+                    Some(_) => out.extend(unscaled),
+                    None => bytes(&unscaled, out),
+                }
+            }
             Wire::BigDecimal => {
                 let mut inner = Vec::new();
                 bytes(&choices.some_bytes(20), &mut inner);
